@@ -141,9 +141,11 @@ describe("an app that somebody else changes", () => {
     await window.by("settings-submit").click()
     await window.by("settings-note").getByText("It may have been renamed or deleted.").waitFor()
     await window.by("show-secret").click()
-    await window.by("keys").getByText("It may have been renamed or deleted.").waitFor()
-    await window.go("/apps")
+    await window.by("notice").getByText("It may have been renamed or deleted.").waitFor()
     for (const tab of ["send", "channels", "connections", "usage", "audit", "settings"]) {
+      // Another view in between, because all tabs of an app show the same text.
+      await window.go("/apps")
+      await window.heading("Apps").waitFor()
       await window.go(`/apps/${app.slug}/${tab}`)
       await window.by("no-app").getByText(`No app has the slug ${app.slug}`).waitFor()
     }

@@ -11,6 +11,12 @@ import { unnamed } from "./support/names.mjs"
 import { withServerAndBrowser } from "./support/running.mjs"
 import { eventually } from "./support/wait.mjs"
 
+/** The longest facts of a busy app whose list is used, filtered and paused. */
+const FACTS_MAX = {
+  rates: "12,345 sessions, 12,345 publications/s, 123,456 deliveries/s",
+  shown: "showing 100 of 1,234,567 · 1,000 filtered out · 123,456 left out by the server, which sends a sample · 1,000 waiting while you use the list",
+}
+
 /** The views: the path of each, and a function that waits until the view shows its content. */
 const VIEWS = [
   { name: "overview", path: () => "/overview", ready: window => window.by("nodes").getByTestId("row").first().waitFor() },
@@ -26,6 +32,7 @@ const VIEWS = [
   { name: "connections", path: slug => `/apps/${slug}/connections`, ready: window => window.by("connections-table").getByTestId("row").first().waitFor() },
   { name: "connections-empty", path: (_, empty) => `/apps/${empty}/connections`, ready: window => window.page.getByText("No session has joined").waitFor() },
   { name: "usage", path: slug => `/apps/${slug}/usage`, ready: showsNumbers },
+  { name: "inactive", path: (_, __, ___, inactive) => `/apps/${inactive}/settings`, ready: tellsWhatHappened },
   { name: "audit", path: slug => `/apps/${slug}/audit`, ready: window => window.by("audit-table").getByTestId("row").first().waitFor() },
   { name: "settings", path: slug => `/apps/${slug}/settings`, ready: opensRotation },
   { name: "delete", path: slug => `/apps/${slug}/settings`, ready: asksBeforeDelete },
@@ -65,7 +72,7 @@ for (const [size, viewport] of Object.entries(VIEWPORTS)) {
 
       for (const { name, path, ready } of VIEWS) {
         test(name, async () => {
-          await window.go(path(scene.app.slug, scene.empty.slug, scene.long.slug))
+          await window.go(path(scene.app.slug, scene.empty.slug, scene.long.slug, scene.inactive.slug))
           await ready(window)
           await look(window, `${name}-${size}-${colorScheme}`)
           await window.page.keyboard.press("Escape")
@@ -174,6 +181,12 @@ async function isLong(window) {
   await row.waitFor()
   const width = await row.locator(".event-topic > span:last-child").evaluate(channel => channel.clientWidth)
   assert.ok(width > 50, `the channel has ${width} pixels`)
+  const hidden = await window.page.locator(".facts").evaluate((facts, { rates, shown }) => {
+    facts.querySelector(".rates").textContent = rates
+    facts.querySelector("[data-testid=shown]").textContent = shown
+    return facts.scrollHeight - facts.clientHeight
+  }, FACTS_MAX)
+  assert.equal(hidden, 0, "the facts have room for their longest text")
 }
 
 /**
@@ -204,6 +217,15 @@ async function showsNumbers(window) {
 
 async function opensRotation(window) {
   await window.by("rotate-details").locator("summary").click()
+}
+
+/** Waits for the note of an app that is inactive, and for the reason why it cannot be activated now. */
+async function tellsWhatHappened(window) {
+  await window.by("app-note").waitFor()
+  await window.answer(/api\/admin\/apps\/a-name/, 503)
+  await window.by("activate").click()
+  await window.by("notice").waitFor()
+  await window.page.unroute(/api\/admin\/apps\/a-name/)
 }
 
 async function asksBeforeDelete(window) {

@@ -1,6 +1,6 @@
 // One app: its name, its state, and its tabs. The tabs share this frame, which stays when another tab is opened.
 
-import { el } from "../dom.js"
+import { el, keepFocus, setText } from "../dom.js"
 import { adminPath, appPath, get } from "../api.js"
 import { link } from "../router.js"
 import { badge } from "./apps.js"
@@ -45,7 +45,7 @@ export function app({ params, query, signal, session }) {
     if (status !== 404 || signal.aborted) return
     isGone = true
     leaving.abort()
-    place.replaceChildren(absent(slug))
+    keepFocus(() => place.replaceChildren(absent(slug)))
   }
 
   update(params, query)
@@ -71,7 +71,8 @@ export async function loadApp(slug, session) {
 /** The heading and the tabs of an app. `mark` marks the open tab, and `show` shows the app's data. */
 export function appHead(slug, tab, session) {
   const name = el("span", {}, slug)
-  const state = el("span", { class: "badge", data: { tone: "muted" }, hidden: true })
+  const state = el("span", {})
+  const note = el("p", { class: "notice", role: "note", hidden: true, data: { testid: "app-note" } })
   const tabs = TABS.map(([tab, label]) => el("a", { href: link("apps", slug, tab), data: { tab } }, label))
   const nav = el("nav", { class: "tabs", "aria-label": "App" }, tabs)
   const back = session.as === "admin" && el("a", { class: "back", href: link("apps") }, "All apps")
@@ -81,6 +82,7 @@ export function appHead(slug, tab, session) {
     back,
     el("h1", {}, name, " ", el("code", { class: "app-slug" }, slug), " ", state),
     nav,
+    note,
   )
   const mark = tab => {
     for (const entry of tabs) {
@@ -96,9 +98,19 @@ export function appHead(slug, tab, session) {
     mark,
     show: app => {
       name.textContent = app.name
-      state.replaceWith(badge(app))
+      state.replaceChildren(badge(app))
+      const words = unserved(app, session)
+      setText(note, words)
+      note.hidden = words === ""
     },
   }
+}
+
+/** Says why an app is not served, or "". Its tabs show what is left of it. */
+function unserved({ active, slug }, { single_app: only }) {
+  if (!active) return "This app is inactive: it accepts no event, no join and no login until it is activated again."
+  if (only === null || only === slug) return ""
+  return `This server serves the app ${only} alone (single_app), so it accepts no event and no join of this app.`
 }
 
 function scrollToCurrent(nav) {

@@ -1,8 +1,8 @@
 // The list of all apps.
 
-import { el, load } from "../dom.js"
+import { el, load, setText } from "../dom.js"
 import { get } from "../api.js"
-import { dateTime, since } from "../format.js"
+import { count, dateTime, since } from "../format.js"
 import { link } from "../router.js"
 import { Table } from "../table.js"
 
@@ -12,12 +12,15 @@ export const CLIENT_EVENTS = [
   ["none", "nobody"],
 ]
 
+/** The most apps that the list shows at once. */
+const SHOWN_MAX = 200
+
 export function apps() {
   const table = new Table({
     label: "Apps",
     testid: "apps",
     key: ({ slug }) => slug,
-    empty: "There is no app yet. Create one for each application that uses this server.",
+    empty: "There is no such app yet. Create one for each application that uses this server.",
     columns: [
       {
         label: "Name",
@@ -30,13 +33,34 @@ export function apps() {
       { label: "Created", kind: "time", cell: ({ inserted_at }) => dateTime(inserted_at) },
     ],
   })
+  const filter = el("input", {
+    type: "search",
+    id: "app-filter",
+    autocapitalize: "none",
+    spellcheck: "false",
+    data: { testid: "app-filter" },
+    on: { input: () => show() },
+  })
+  const note = el("p", { class: "hint", role: "status", data: { testid: "apps-note" } })
   const place = el("div", { class: "card" }, el("p", { class: "loading" }, "Loading…"))
+  let known = []
+
+  function show() {
+    const wanted = filter.value.trim().toLowerCase()
+    const found = known.filter(({ name, slug }) => `${name.toLowerCase()} ${slug}`.includes(wanted))
+    table.fill(found.slice(0, SHOWN_MAX))
+    const others = found.length - SHOWN_MAX
+    setText(note, others > 0 ? `${count(others)} more. Filter the list to see them.` : "")
+  }
+
   load(
     place,
     async () => (await get("/api/admin/apps")).data,
     found => {
-      table.fill(found)
-      return table.node
+      known = found
+      show()
+      const label = el("label", { for: "app-filter" }, "Name or slug contains")
+      return [el("div", { class: "filters" }, el("div", { class: "filter-text" }, label, filter)), table.node, note]
     },
   )
   const node = el(

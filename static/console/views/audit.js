@@ -28,6 +28,7 @@ export function audit({ slug }) {
     "Show older",
   )
   let entries = []
+  let isWhole = false
 
   async function ask() {
     const query = new URLSearchParams({ limit: String(PAGE) })
@@ -35,10 +36,11 @@ export function audit({ slug }) {
     if (last) query.set("before", String(last.id ?? last.at))
     const { data } = await get(appPath(slug, `/audit?${query}`))
     entries = [...entries, ...data]
-    older.hidden = data.length < PAGE
+    isWhole = data.length < PAGE
   }
 
   const show = () => {
+    older.hidden = isWhole
     table.fill(entries)
     return table.node
   }

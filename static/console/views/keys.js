@@ -1,6 +1,6 @@
 // The key and secret of an app: the secret is shown on request, and a rotation keeps the previous pair valid for an overlap.
 
-import { announce, el } from "../dom.js"
+import { announce, attempt, el, keepFocus } from "../dom.js"
 import { appPath, post } from "../api.js"
 import { code } from "../copy.js"
 import { field, form } from "../fields.js"
@@ -25,16 +25,13 @@ export function keys({ app, path, onSecret, onChange }) {
     { class: "button button-quiet button-small", type: "button", data: { testid: "show-secret" } },
     "Show the secret",
   )
-  const note = el("p", { class: "note", role: "alert" })
-  show.addEventListener("click", async () => {
-    try {
+  show.addEventListener("click", () =>
+    attempt(async () => {
       const { data } = await post(appPath(app.slug, "/secret"), {})
-      reveal(data.secret)
+      keepFocus(() => reveal(data.secret))
       announce("The secret is shown.")
-    } catch (error) {
-      if (!error.isExpired) note.textContent = error.message
-    }
-  })
+    }),
+  )
 
   function reveal(value) {
     secret.replaceChildren(code(value, "the secret", "secret"))
@@ -53,7 +50,6 @@ export function keys({ app, path, onSecret, onChange }) {
     { class: "card", data: { testid: "keys" } },
     el("h2", { data: { focus: "" } }, "Key and secret"),
     list([...facts, ...previous(app)]),
-    note,
     rotation({ app, path, onChange }),
   )
 }

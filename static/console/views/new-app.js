@@ -1,6 +1,6 @@
 // Creates an app, and then shows its key and secret with the code to paste.
 
-import { announce, el } from "../dom.js"
+import { announce, el, notify } from "../dom.js"
 import { post } from "../api.js"
 import { code } from "../copy.js"
 import { field, form } from "../fields.js"
@@ -8,7 +8,7 @@ import { link } from "../router.js"
 import { snippets } from "../snippets.js"
 import { CLIENT_EVENTS } from "./apps.js"
 
-export function newApp({ session }) {
+export function newApp({ session, signal }) {
   const name = field({
     label: "Name",
     name: "name",
@@ -45,7 +45,9 @@ export function newApp({ session }) {
         allowed_origins: linesOf(origins.control.value),
         client_events: clientEvents.control.value,
       }
-      showCreated((await post("/api/admin/apps", { app: fields })).data)
+      const { data } = await post("/api/admin/apps", { app: fields })
+      if (signal.aborted) notify(`The app ${data.name} was created.`)
+      else showCreated(data)
     },
   })
   node.append(el("h1", {}, "New app"), el("div", { class: "card" }, creation))

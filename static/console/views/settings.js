@@ -1,6 +1,6 @@
 // The settings of an app: its keys, its fields, the code to paste, and for the administrator its deactivation and deletion.
 
-import { announce, el, load } from "../dom.js"
+import { announce, attempt, el, keepFocus, load } from "../dom.js"
 import { adminPath, appPath, patch, post, remove } from "../api.js"
 import { confirm } from "../dialog.js"
 import { check, field, form } from "../fields.js"
@@ -12,36 +12,40 @@ import { keys } from "./keys.js"
 import { linesOf } from "./new-app.js"
 import { section } from "./overview.js"
 
-export function settings({ slug, session, onApp }) {
+export function settings({ slug, session, signal, onApp }) {
   const place = el("div", { class: "settings" }, el("p", { class: "loading" }, "Loading…"))
   const isAdmin = session.as === "admin"
   const path = isAdmin ? adminPath(slug) : appPath(slug)
 
+  const parts = { keys: el("div", {}), connect: el("div", {}), dangers: el("div", {}) }
+
+  /** Shows the app everywhere but in its form, which may have inputs that are not saved yet. */
   function show(app) {
     onApp(app)
-    const connect = el("div", {}, snippets(app, session))
-    const onSecret = secret => connect.replaceChildren(snippets(app, session, secret))
-    return [
-      keys({ app, path, onSecret, onChange: showChanged }),
-      section("Settings", fieldsForm(app, path, isAdmin, onApp)),
-      section("Connect your application", connect),
-      isAdmin && dangers(app, path, showChanged),
-    ].filter(Boolean)
+    const onSecret = secret => parts.connect.replaceChildren(snippets(app, session, secret))
+    onSecret(null)
+    parts.keys.replaceChildren(keys({ app, path, onSecret, onChange }))
+    if (isAdmin) parts.dangers.replaceChildren(dangers({ app, path, signal, onChange }))
   }
 
-  /** Shows the app anew. The pressed button does not exist any more, so the focus moves to the first heading. */
-  function showChanged(app) {
-    place.replaceChildren(...show(app))
-    const heading = place.querySelector("[data-focus]")
-    heading.tabIndex = -1
-    heading.focus()
-  }
-
-  load(place, () => loadApp(slug, session), show)
+  const onChange = app => keepFocus(() => show(app))
+  load(
+    place,
+    () => loadApp(slug, session),
+    app => {
+      show(app)
+      return [
+        parts.keys,
+        section("Settings", fieldsForm({ app, path, isAdmin, signal, onApp })),
+        section("Connect your application", parts.connect),
+        ...(isAdmin ? [parts.dangers] : []),
+      ]
+    },
+  )
   return place
 }
 
-function fieldsForm(app, path, isAdmin, onApp) {
+function fieldsForm({ app, path, isAdmin, signal, onApp }) {
   const name =
     isAdmin &&
     field({
@@ -93,6 +97,21 @@ function fieldsForm(app, path, isAdmin, onApp) {
   const counts = check({ label: "Tell Pusher's clients how many subscribers their channels have", name: "subscription_count" })
   const authorizedOnly = check({ label: "Close Pusher's clients that neither sign in nor join a private or presence channel", name: "authorized_only" })
   const sharedTokens = check({ label: "Accept tokens that are signed with the server's GUARDIAN_SECRET", name: "shared_tokens" })
+  const fields = {
+    ...(name && { name: ofText(name) }),
+    allowed_origins: {
+      read: () => linesOf(origins.control.value),
+      write: lines => (origins.control.value = lines.join("\n")),
+    },
+    client_events: ofText(clientEvents),
+    pusher: { read: () => pusher.control.value === "true", write: is => (pusher.control.value = String(is)) },
+    subscription_count: ofCheck(counts),
+    authorized_only: ofCheck(authorizedOnly),
+    shared_tokens: ofCheck(sharedTokens),
+    history_publications: ofNumber(publications),
+    history_seconds: ofNumber(seconds),
+  }
+  const read = () => Object.fromEntries(Object.entries(fields).map(([name, { read }]) => [name, read()]))
   let known
   const { node } = form({
     testid: "settings",
@@ -106,42 +125,37 @@ function fieldsForm(app, path, isAdmin, onApp) {
       el("div", { class: "field" }, counts.node, authorizedOnly.node, sharedTokens.node),
     ].filter(Boolean),
     send: async () => {
-      const fields = {
-        ...(name && { name: name.control.value }),
-        allowed_origins: linesOf(origins.control.value),
-        client_events: clientEvents.control.value,
-        pusher: pusher.control.value === "true",
-        subscription_count: counts.control.checked,
-        authorized_only: authorizedOnly.control.checked,
-        shared_tokens: sharedTokens.control.checked,
-        history_publications: numberIn(publications.control),
-        history_seconds: numberIn(seconds.control),
-      }
-      const changed = changesOf(known, fields)
+      const sent = read()
+      const changed = changesOf(known, sent)
       if (Object.keys(changed).length === 0) return "Nothing has changed, so nothing was saved."
       const { data } = await patch(path, { app: changed })
+      if (signal.aborted) return announce("The settings are saved.")
       if (data.slug !== app.slug) return go(`/apps/${encodeURIComponent(data.slug)}/settings`)
-      fill(data)
+      fill(data, sent)
       onApp(data)
       return "Saved. The change is in effect."
     },
   })
-  /** Shows the fields as they are now: somebody else may have changed some of them. */
-  function fill(app) {
+  /**
+   * Shows the fields as they are now, because somebody else may have changed some of them. Fields that differ from those that were
+   * sent have been edited meanwhile, and stay.
+   */
+  function fill(app, sent) {
     known = app
-    if (name) name.control.value = app.name
-    origins.control.value = app.allowed_origins.join("\n")
-    clientEvents.control.value = app.client_events
-    publications.control.value = app.history_publications ?? ""
-    seconds.control.value = app.history_seconds ?? ""
-    pusher.control.value = String(app.pusher)
-    counts.control.checked = app.subscription_count
-    authorizedOnly.control.checked = app.authorized_only
-    sharedTokens.control.checked = app.shared_tokens
+    const edited = changesOf(sent, read())
+    for (const [name, { write }] of Object.entries(fields)) if (!(name in edited)) write(app[name])
   }
-  fill(app)
+  fill(app, read())
   return node
 }
+
+// How the value of a field is read from its control, and written to it.
+const ofText = ({ control }) => ({ read: () => control.value, write: text => (control.value = text) })
+const ofCheck = ({ control }) => ({ read: () => control.checked, write: is => (control.checked = is) })
+const ofNumber = ({ control }) => ({
+  read: () => (control.value === "" ? null : Number(control.value)),
+  write: number => (control.value = number ?? ""),
+})
 
 /** The fields that differ from those of the app. Others are not sent: somebody else may have changed them meanwhile. */
 function changesOf(app, fields) {
@@ -150,11 +164,7 @@ function changesOf(app, fields) {
   )
 }
 
-function numberIn({ value }) {
-  return value === "" ? null : Number(value)
-}
-
-function dangers(app, path, onChange) {
+function dangers({ app, path, signal, onChange }) {
   const switchOff = () =>
     confirm({
       title: `Deactivate ${app.name}?`,
@@ -167,10 +177,11 @@ function dangers(app, path, onChange) {
         announce("The app is inactive.")
       },
     })
-  const switchOn = async () => {
-    onChange((await patch(path, { app: { active: true } })).data)
-    announce("The app is active.")
-  }
+  const switchOn = () =>
+    attempt(async () => {
+      onChange((await patch(path, { app: { active: true } })).data)
+      announce("The app is active.")
+    })
   const erase = () =>
     confirm({
       title: `Delete ${app.name}?`,
@@ -180,7 +191,7 @@ function dangers(app, path, onChange) {
       act: async () => {
         await remove(path)
         announce(`The app ${app.name} was deleted.`)
-        go("/apps")
+        if (!signal.aborted) go("/apps")
       },
     })
   const activity = app.active

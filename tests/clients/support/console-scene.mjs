@@ -17,7 +17,7 @@ export class Scene {
     const scene = new Scene(herald)
     scene.app = await herald.createApp({ name: "Northwind Shop" })
     scene.empty = await herald.createApp({ name: "Support Desk" })
-    await herald.createApp({ name: "A name that is so long that it has to break somewhere or it would push everything else out of the window", active: false })
+    scene.inactive = await herald.createApp({ name: "A name that is so long that it has to break somewhere or it would push everything else out of the window", active: false })
     for (const nth of PEOPLE.keys()) await scene.enter(nth)
     await scene.enterAtLength()
     await herald.updateApp(scene.app.slug, { client_events: "all" })

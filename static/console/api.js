@@ -28,6 +28,9 @@ export function beginSession() {
   sessions += 1
 }
 
+/** The number of the present session, or of the last one. */
+export const sessionNumber = () => sessions
+
 /** The present time of the server, in milliseconds. */
 export const serverNow = () => Date.now() + aheadMs
 

@@ -1,5 +1,6 @@
 // The parts of forms: labelled fields with their hints and faults, and forms that show the outcome of their request.
 
+import { sessionNumber } from "./api.js"
 import { el, notify, setText } from "./dom.js"
 
 let made = 0
@@ -68,12 +69,12 @@ export function form({ testid, submit, children, send, isQuiet = false, extra = 
     button.setAttribute("aria-disabled", "true")
     say(note, "")
     showFaults(node, {})
-    const draft = draftOf(testid)
+    const [draft, session] = [draftOf(testid), sessionNumber()]
     try {
       say(note, (await send()) ?? "", "calm")
     } catch (error) {
-      // The form is still shown unless the person has left it, or logged out.
-      if (error.isExpired && node.isConnected) drafts.set(draft, inputsOf(node))
+      // Once another session has begun, the form may be that of another party.
+      if (error.isExpired && session === sessionNumber()) drafts.set(draft, inputsOf(node))
       if (!error.isExpired) refuse(node, note, error)
     } finally {
       button.removeAttribute("aria-disabled")

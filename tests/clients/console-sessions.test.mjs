@@ -36,6 +36,8 @@ test("a session that ends while a form is sent keeps the form and the address fo
   const window = await admin(t)
   const address = "/apps/test-app/send?scope=private&channel=room-9"
   const send = async typed => {
+    // No other call is under way then, whose refusal would end the session before the form is sent.
+    await window.page.locator(".app-head .badge").waitFor()
     await window.by("payload").fill(typed)
     await window.page.context().clearCookies()
     await window.by("send-submit").click()

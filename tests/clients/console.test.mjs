@@ -58,7 +58,7 @@ describe("the login", () => {
     const window = await opened(t, { server: strict })
     await eventually(async () => {
       await window.loginAsAdmin({ username: "pusher_admin_username", password: "wrong" })
-      const said = await window.by("login-note").textContent()
+      const said = await eventually(() => window.by("login-note").textContent(), "the answer")
       return /^There were too many attempts\. Try again in [0-9]+ seconds\.$/.test(said)
     }, "the throttle")
   })

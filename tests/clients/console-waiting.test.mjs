@@ -34,8 +34,13 @@ describe("a late answer", () => {
     await window.page.getByRole("button", { name: "Show more" }).click()
     const late = await held.call(1)
     // The page asks again every 5 seconds.
+    await window.by("connections-note").evaluate(note => {
+      window.changes = []
+      new MutationObserver(list => window.changes.push(...list)).observe(note, { childList: true, characterData: true, subtree: true })
+    })
     await (await held.call(2)).fulfill(sessions(["third"], 2))
     await window.by("connections-table").getByText("third").waitFor()
+    assert.equal(await window.page.evaluate(() => window.changes.length), 0, "the note is not written again with the same text")
     await answered(window, late, sessions(["second"], 2))
     assert.equal(await window.by("connections-table").getByTestId("row").locator("th").textContent(), "third")
   })
@@ -116,7 +121,7 @@ describe("no answer", () => {
     const rows = window.by("nodes").getByTestId("row")
     await rows.first().waitFor()
     await window.answer("**/api/admin/overview", 503)
-    await window.page.getByText("There are no figures now, because one of the servers does not answer.").waitFor()
+    await window.page.getByText("There are no figures now, because a server or the database does not answer.").waitFor()
     assert.equal(await window.by("figures").isVisible(), false)
     await window.page.unroute("**/api/admin/overview")
     await rows.first().waitFor()

@@ -62,7 +62,7 @@ export function overview({ signal }) {
   const fail = ({ status, message }) => {
     // The page itself says that the server cannot be reached, and that it shows what it knew last.
     if (status === 0) return
-    say(note, status === 503 ? "There are no figures now, because one of the servers does not answer." : message)
+    say(note, status === 503 ? "There are no figures now, because a server or the database does not answer." : message)
     figures.hidden = true
   }
   poll(signal, EVERY_MS, latest(signal, ask, show, fail))

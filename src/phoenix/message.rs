@@ -21,7 +21,8 @@ use super::{binary, payload, presence, recovery, v1, v2};
 /// The fault of a malformed message. The connection is closed with 1011.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
-    /// The message does not have the form of its version.
+    /// The message does not have the form of its version, or its topic is longer than
+    /// [`Label::TOPIC_BYTES_MAX`].
     Message,
     /// A `ref` or `join_ref` is longer than the limit, or nested.
     Ref,
@@ -210,7 +211,7 @@ impl Ref {
 }
 
 /// A topic or an event as a client sent it: a string in practice, but any JSON is allowed, and
-/// echoed unchanged.
+/// a topic is echoed unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Label {
     /// A string.
@@ -220,6 +221,25 @@ pub enum Label {
 }
 
 impl Label {
+    /// The longest topic, in bytes, that a reply repeats. A topic that can be joined is shorter, but a page
+    /// whose topic is somewhat too long should be told that this topic is unmatched.
+    pub(super) const TOPIC_BYTES_MAX: usize = 1_024;
+
+    /// Takes a topic, which every reply to the message repeats.
+    fn topic(raw: &RawValue) -> Result<Self, Malformed> {
+        // An escape has at most six bytes for one byte: a longer text cannot be short enough. It is
+        // refused before its content is copied.
+        if raw.get().len() > 2 + 6 * Self::TOPIC_BYTES_MAX {
+            return Err(Malformed::Message);
+        }
+        let topic = Self::parse(raw)?;
+        let (Self::Text(text) | Self::Other(text)) = &topic;
+        if text.len() > Self::TOPIC_BYTES_MAX {
+            return Err(Malformed::Message);
+        }
+        Ok(topic)
+    }
+
     fn parse(raw: &RawValue) -> Result<Self, Malformed> {
         let json = raw.get();
         if json.starts_with('"') {
@@ -304,7 +324,7 @@ impl RawMessage<'_> {
         Ok(ClientMessage {
             join_ref,
             reference: Ref::parse(self.reference, ref_bytes_max)?,
-            topic: Label::parse(self.topic)?,
+            topic: Label::topic(self.topic)?,
             event: Label::parse(self.event)?,
             payload: ClientPayload::Json(self.payload.to_owned()),
         })

@@ -290,6 +290,34 @@ fn a_topic_that_is_not_joined_is_unmatched_and_left_with_an_ok() {
 }
 
 #[test]
+fn a_topic_that_is_too_long_is_unmatched_and_one_beyond_what_a_reply_repeats_closes() {
+    let longest = "t".repeat(Label::TOPIC_BYTES_MAX);
+    let number = "1".repeat(Label::TOPIC_BYTES_MAX);
+    let escaped = "\\u0074".repeat(Label::TOPIC_BYTES_MAX);
+    let unmatched = |topic: &str| {
+        format!(
+            r#"[null,"2",{topic},"phx_reply",{{"status":"error","response":{{"reason":"unmatched topic"}}}}]"#
+        )
+    };
+    for event in ["phx_join", "msg"] {
+        for (topic, expected) in [
+            (format!("\"{longest}\""), unmatched(&format!("\"{longest}\""))),
+            (format!("\"{escaped}\""), unmatched(&format!("\"{longest}\""))),
+            (number.clone(), unmatched(&number)),
+            (format!("\"{longest}t\""), "close 1011".to_owned()),
+            (format!("\"{escaped}t\""), "close 1011".to_owned()),
+            (format!("\"{}\"", longest.repeat(100)), "close 1011".to_owned()),
+            (format!("{number}1"), "close 1011".to_owned()),
+        ] {
+            let message = format!(r#"["1","2",{topic},"{event}",{{}}]"#);
+            assert_eq!(Talk::v2().say(&message), [expected], "{event} {:.20}", topic);
+        }
+    }
+    let v1 = format!(r#"{{"topic":"{longest}t","event":"phx_leave","payload":{{}},"ref":"1"}}"#);
+    assert_eq!(Talk::v1().say(&v1), ["close 1011"]);
+}
+
+#[test]
 fn leaving_is_answered_and_then_closed() {
     let mut talk = Talk::v2();
     talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);

@@ -40,6 +40,10 @@ use super::{
 /// The most events that are collected of one app until they are taken.
 pub const EVENTS_MAX: usize = 100;
 
+/// The most characters of a client's text that the event of a refusal shows. Such a text may be a name that is
+/// longer than any valid one.
+const TEXT_CHARS_MAX: usize = 255;
+
 /// The time for which an app is still watched after its last watcher has left, so that a page whose
 /// connection was cut misses nothing.
 const LINGER: Duration = Duration::from_secs(30);
@@ -150,12 +154,31 @@ pub struct TopicSession {
 pub struct RefusedAttempt {
     /// The kind of attempt.
     pub kind: AttemptKind,
-    /// The topic, if the attempt names one.
+    /// The topic, if the attempt names one. It is the client's own text, valid or not.
     pub topic: Option<ByteString>,
     /// The label of the reason in the metrics.
     pub reason: &'static str,
     /// The client's address.
     pub address: IpAddr,
+}
+
+impl RefusedAttempt {
+    fn cut(self) -> Self {
+        let kind = match self.kind {
+            AttemptKind::Call(call) => AttemptKind::Call(cut(call)),
+            kind => kind,
+        };
+        Self { kind, topic: self.topic.map(cut), ..self }
+    }
+}
+
+/// The first [`TEXT_CHARS_MAX`] characters of a text.
+fn cut(text: ByteString) -> ByteString {
+    match text.char_indices().nth(TEXT_CHARS_MAX) {
+        // A slice would keep the whole text in memory.
+        Some((end, _)) => text[..end].into(),
+        None => text,
+    }
 }
 
 /// The kinds of attempts that are refused.
@@ -332,9 +355,10 @@ impl Feed {
         self.collect(app, |collected| collected.add(what));
     }
 
-    /// Notes that a client of an app was refused.
+    /// Notes that a client of an app was refused. The client's texts are cut, so that the events which are taken
+    /// together are never large.
     pub fn refused(&self, app: AppId, refusal: impl FnOnce() -> RefusedAttempt) {
-        self.collect(app, |collected| collected.add(|| What::Refused(refusal())));
+        self.collect(app, |collected| collected.add(|| What::Refused(refusal().cut())));
     }
 
     fn collect(&self, app: AppId, collect: impl FnOnce(&mut Collected)) {
@@ -461,6 +485,34 @@ mod tests {
         let joined = TopicSession { topic, session: SessionId(7), sub };
         assert_eq!(collected.events[0].what, What::Joined(joined));
         assert!(feed.take(now + LINGER).is_empty() && !feed.is_watched());
+    }
+
+    #[test]
+    fn a_refusal_shows_the_beginning_of_a_text_that_is_longer_than_any_name() {
+        let feed = Feed::default();
+        feed.linger([AppId(1)].into_iter());
+        let longest = "\u{e9}".repeat(TEXT_CHARS_MAX);
+        let refused = |kind, topic: Option<&str>| {
+            let (topic, address) = (topic.map(Into::into), IpAddr::from([127, 0, 0, 1]));
+            RefusedAttempt { kind, topic, reason: "unmatched_topic", address }
+        };
+        for (topic, call) in [("room".to_owned(), "GET /"), (longest.clone(), "GET /")] {
+            let given = || refused(AttemptKind::Call(call.into()), Some(&topic));
+            feed.refused(AppId(1), given);
+            let taken = feed.take(Instant::now());
+            assert_eq!(taken[0].collected.events[0].what, What::Refused(given()));
+        }
+        let huge = longest.repeat(4_000);
+        feed.refused(AppId(1), || refused(AttemptKind::Join, Some(&huge)));
+        feed.refused(AppId(1), || refused(AttemptKind::Call(huge.as_str().into()), None));
+        let taken = feed.take(Instant::now());
+        let found: Vec<_> =
+            taken[0].collected.events.iter().map(|event| event.what.clone()).collect();
+        let expected = [
+            refused(AttemptKind::Join, Some(&longest)),
+            refused(AttemptKind::Call(longest.as_str().into()), None),
+        ];
+        assert_eq!(found, expected.map(What::Refused));
     }
 
     #[test]

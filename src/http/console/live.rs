@@ -45,9 +45,6 @@ const RETAINED_PUBLICATIONS: u64 = 300;
 /// The time for which the feed of an app retains publications, in seconds.
 const RETAINED_S: u64 = 60;
 
-/// The most characters of the path of a refused call that the feed contains.
-const PATH_SHOWN_CHARS_MAX: usize = 255;
-
 /// The answer to a login of an app that asks for the feed of another app.
 const NOT_OWN: &str = "this login is for another app";
 
@@ -161,7 +158,6 @@ impl Watchers {
         let (Target::App(slug) | Target::Configured(slug)) = app else { return };
         let Some(app) = self.apps.load().by_slug(slug.as_str()).map(|app| app.id) else { return };
         self.feed.refused(app, || {
-            let path: String = path.chars().take(PATH_SHOWN_CHARS_MAX).collect();
             let kind = AttemptKind::Call(format!("{method} {path}").into());
             let topic = topic.map(Into::into);
             RefusedAttempt { kind, topic, reason: reason.as_str(), address }

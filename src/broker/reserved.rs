@@ -12,11 +12,12 @@ pub fn is_phoenix_event(event: &str) -> bool {
         || matches!(event, "presence_state" | "presence_diff")
 }
 
-/// Returns whether an event is reserved in Pusher's protocol (section 3 of its document). Pusher's clients
-/// act on such an event themselves, so a published one is never sent to them. Phoenix's clients may publish
-/// and receive it, because it has no special meaning for them.
+/// Returns whether an event is reserved for the server in conversations of Pusher's protocol: in the protocol
+/// itself (section 3 of its document), or for Herald's positions and recovery. Pusher's clients, and pages
+/// that keep positions, take such an event for the server's own, so a published one is never sent to them.
+/// Phoenix's clients may publish and receive it, because it has no special meaning for them.
 pub fn is_pusher_event(event: &str) -> bool {
-    event.starts_with("pusher:") || event.starts_with("pusher_internal:")
+    ["pusher:", "pusher_internal:", "herald:"].iter().any(|own| event.starts_with(own))
 }
 
 /// Returns whether a channel keeps its last event for new subscribers with Pusher's protocol (section 5.1
@@ -61,6 +62,10 @@ mod tests {
             ("pusher:ping", false, true, false),
             ("pusher_internal:member_added", false, true, false),
             ("pusher", false, false, false),
+            ("herald:recovery", false, true, false),
+            ("herald:position", false, true, false),
+            ("herald_position", false, false, false),
+            ("herald", false, false, false),
             ("client-typing", false, false, false),
             ("#general", false, false, true),
             ("#server-to-user-1", false, false, true),

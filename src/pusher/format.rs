@@ -127,7 +127,7 @@ mod tests {
             let expected = format!(r#"{{"event":"{event}","channel":"presence-a",{expected}}}"#);
             assert_eq!(spelled(json, event, sender), Some(expected), "{json} {event}");
         }
-        for event in ["pusher:x", "pusher_internal:x"] {
+        for event in ["pusher:x", "pusher_internal:x", "herald:position"] {
             assert_eq!(spelled("1", event, Sender::Trigger), None, "{event}");
         }
     }

@@ -94,6 +94,7 @@ async fn p145_p146_p156_p149_an_event_that_is_not_valid_is_not_published() {
         changed("name", json!("")),
         changed("name", json!("n".repeat(201))),
         changed("name", json!("pusher:x")),
+        changed("name", json!("herald:position")),
         changed("name", json!("pusher_internal:member_added")),
         without("data"),
         changed("data", json!({ "an": "object" })),

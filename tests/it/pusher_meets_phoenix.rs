@@ -75,7 +75,7 @@ async fn an_event_without_a_name_in_the_other_protocol_is_not_heard_there() {
     let mut phoenix = phoenix(&server, "private:test-app:room").await;
     let mut pusher = PusherSocket::connect(&server).await;
     pusher.subscribe("private-room").await;
-    for name in ["pusher:x", "pusher_internal:member_added"] {
+    for name in ["pusher:x", "pusher_internal:member_added", "herald:recovery"] {
         let push = json!(["1", "5", "private:test-app:room", name, {}]);
         phoenix.push(push).await;
         assert_eq!(phoenix.next().await[3], name);

@@ -198,7 +198,7 @@ fn read_name(raw: Option<&RawValue>) -> Result<EventName, PusherError> {
         return Err(PusherError::bad(format!("name has more than {} bytes", EventName::BYTES_MAX)));
     }
     if is_pusher_event(&name) {
-        return Err(fault("must not begin with pusher: or pusher_internal:"));
+        return Err(fault("must not begin with pusher:, pusher_internal: or herald:"));
     }
     EventName::parse_any(&name).map_err(|error| fault(&error.to_string()))
 }

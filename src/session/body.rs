@@ -4,12 +4,18 @@
 //! others are bounded here. The bytes of a body are charged as they arrive, so a client that announces a
 //! large body takes no more than [`OVERHEAD_BYTES`] from the budget until it sends the body. The bytes stay
 //! charged until the request is answered.
+//!
 //! Bodies from visitors may fill half of the budget: the other half is reserved for the web
-//! applications and the operator.
+//! applications and the operator. While that half is full, a visitor's body takes the room of the visitor's
+//! body that has made no progress for the longest time, so clients that announce bodies and send nothing
+//! never shut out clients that send theirs.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use actix_web::{
@@ -17,7 +23,10 @@ use actix_web::{
     web,
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{
+    StreamExt,
+    stream::{AbortHandle, AbortRegistration, Abortable},
+};
 
 /// The size, in bytes, up to which a body is charged only its received bytes. Such a body arrives in few
 /// pieces.
@@ -31,7 +40,26 @@ const OVERHEAD_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone)]
 pub struct BodyBudget {
     used_bytes: Arc<AtomicUsize>,
+    arriving: Arc<Mutex<ArrivingBodies>>,
     bytes_max: usize,
+}
+
+/// The bodies of visitors that are being read.
+#[derive(Debug, Default)]
+struct ArrivingBodies {
+    /// The bodies in the order of their last progress.
+    bodies: BTreeMap<u64, Arriving>,
+    next_turn: u64,
+    /// The bytes that they are charged together.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Arriving {
+    /// The bytes that the body is charged.
+    bytes: usize,
+    /// Ends the reading of the body.
+    stop: AbortHandle,
 }
 
 /// The part of the budget that a body may use.
@@ -48,7 +76,7 @@ pub enum BudgetShare {
 pub enum UnreadBody {
     /// The body is larger than allowed, or its `Content-Length` is.
     TooLarge,
-    /// The budget is used up.
+    /// The budget is used up, or another body has taken the room of this one.
     NoRoom,
     /// The connection was closed before the end of the body.
     BrokenOff,
@@ -57,7 +85,7 @@ pub enum UnreadBody {
 impl BodyBudget {
     /// An unused budget of this many bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self { used_bytes: Arc::default(), bytes_max }
+        Self { used_bytes: Arc::default(), arriving: Arc::default(), bytes_max }
     }
 
     /// Reads a body of at most `bytes_max` bytes.
@@ -67,7 +95,7 @@ impl BodyBudget {
     pub async fn read(
         &self,
         headers: &HeaderMap,
-        mut payload: web::Payload,
+        payload: web::Payload,
         bytes_max: usize,
         share: BudgetShare,
     ) -> Result<HeldBody, UnreadBody> {
@@ -75,20 +103,23 @@ impl BodyBudget {
         if announced.is_some_and(|bytes| bytes > bytes_max) {
             return Err(UnreadBody::TooLarge);
         }
-        let mut body = HeldBody { bytes: Bytes::new(), charge: Charge::none(self) };
+        let (charge, stopped) = Charge::none(self, share);
+        let mut body = HeldBody { bytes: Bytes::new(), charge };
+        let mut payload = Abortable::new(payload, stopped);
         if announced.unwrap_or(bytes_max) > SMALL_BYTES {
             // The largest body fits into an unused budget.
             let room = self.bytes_max(share).saturating_sub(bytes_max);
-            body.charge.add(OVERHEAD_BYTES.min(room), share)?;
+            body.charge.add(OVERHEAD_BYTES.min(room))?;
         }
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(|_| UnreadBody::BrokenOff)?;
             if body.bytes.len() + chunk.len() > bytes_max {
                 return Err(UnreadBody::TooLarge);
             }
-            body.charge.add(chunk.len(), share)?;
+            body.charge.add(chunk.len())?;
             body.bytes = join(body.bytes, chunk, announced.unwrap_or(0));
         }
+        body.charge.withdraw()?;
         Ok(body)
     }
 
@@ -97,6 +128,57 @@ impl BodyBudget {
             BudgetShare::Whole => self.bytes_max,
             BudgetShare::Half => self.bytes_max / 2,
         }
+    }
+
+    /// Charges these bytes if they fit.
+    fn take(&self, bytes: usize, share: BudgetShare) -> bool {
+        let bytes_max = self.bytes_max(share);
+        let with_these =
+            |used: usize| used.checked_add(bytes).filter(|together| *together <= bytes_max);
+        self.used_bytes.fetch_update(Relaxed, Relaxed, with_these).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// The bodies of visitors that are being read. A panic elsewhere leaves them consistent.
+    fn arriving(&self) -> MutexGuard<'_, ArrivingBodies> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ArrivingBodies {
+    /// Adds a body that has just made progress, and returns its turn.
+    fn push(&mut self, body: Arriving) -> u64 {
+        let turn = self.next_turn;
+        self.next_turn += 1;
+        self.bytes += body.bytes;
+        self.bodies.insert(turn, body);
+        turn
+    }
+
+    /// Removes a body; `None` if another body has taken its room.
+    fn remove(&mut self, turn: u64) -> Option<Arriving> {
+        let removed = self.bodies.remove(&turn)?;
+        self.bytes -= removed.bytes;
+        Some(removed)
+    }
+
+    /// Charges these bytes to the budget for a body that is not among these. If they do not fit, the bodies
+    /// without progress for the longest time make room for them, provided that they have enough together.
+    fn make_room(&mut self, bytes: usize, budget: &BodyBudget) -> bool {
+        while !budget.take(bytes, BudgetShare::Half) {
+            let others = budget.used_bytes.load(Relaxed).saturating_sub(self.bytes);
+            if others.saturating_add(bytes) > budget.bytes_max(BudgetShare::Half) {
+                return false;
+            }
+            let Some((_, last)) = self.bodies.pop_first() else { return false };
+            self.bytes -= last.bytes;
+            budget.give_back(last.bytes);
+            last.stop.abort();
+        }
+        true
     }
 }
 
@@ -152,29 +234,58 @@ impl AsRef<[u8]> for HeldBody {
 /// The bytes that a body has taken out of the budget. Dropping this gives them back.
 #[derive(Debug)]
 struct Charge {
-    bodies: BodyBudget,
+    budget: BodyBudget,
     bytes: usize,
+    share: BudgetShare,
+    /// Ends the reading of the body.
+    stop: AbortHandle,
+    /// The body's turn among the bodies of visitors that are being read, while it is one of them.
+    turn: Option<u64>,
 }
 
 impl Charge {
-    fn none(bodies: &BodyBudget) -> Self {
-        Self { bodies: bodies.clone(), bytes: 0 }
+    /// The charge of a body of which nothing has arrived, and the registration by which its reading ends.
+    fn none(budget: &BodyBudget, share: BudgetShare) -> (Self, AbortRegistration) {
+        let (stop, stopped) = AbortHandle::new_pair();
+        (Self { budget: budget.clone(), bytes: 0, share, stop, turn: None }, stopped)
     }
 
-    fn add(&mut self, bytes: usize, share: BudgetShare) -> Result<(), UnreadBody> {
-        let bytes_max = self.bodies.bytes_max(share);
-        let with_these =
-            |used: usize| used.checked_add(bytes).filter(|together| *together <= bytes_max);
-        let used = &self.bodies.used_bytes;
-        used.fetch_update(Relaxed, Relaxed, with_these).map_err(|_| UnreadBody::NoRoom)?;
+    /// Charges further bytes, because the body makes progress.
+    fn add(&mut self, bytes: usize) -> Result<(), UnreadBody> {
+        self.withdraw()?;
+        let has_room = match self.share {
+            BudgetShare::Whole => self.budget.take(bytes, self.share),
+            BudgetShare::Half => self.budget.arriving().make_room(bytes, &self.budget),
+        };
+        if !has_room {
+            return Err(UnreadBody::NoRoom);
+        }
         self.bytes += bytes;
+        if self.share == BudgetShare::Half {
+            let body = Arriving { bytes: self.bytes, stop: self.stop.clone() };
+            self.turn = Some(self.budget.arriving().push(body));
+        }
+        Ok(())
+    }
+
+    /// Takes the body out of those whose room other bodies may take. Fails if another body has taken the room
+    /// of this one.
+    fn withdraw(&mut self) -> Result<(), UnreadBody> {
+        if let Some(turn) = self.turn.take()
+            && self.budget.arriving().remove(turn).is_none()
+        {
+            self.bytes = 0;
+            return Err(UnreadBody::NoRoom);
+        }
         Ok(())
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.bodies.used_bytes.fetch_sub(self.bytes, Relaxed);
+        // A body whose room was taken has nothing left to give back.
+        let _ = self.withdraw();
+        self.budget.give_back(self.bytes);
     }
 }
 
@@ -189,6 +300,7 @@ pub fn media_type(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use actix_web::{FromRequest, dev::Payload, error::PayloadError, test::TestRequest};
+    use tokio::{sync::mpsc, task::JoinHandle};
 
     use super::*;
 
@@ -302,6 +414,59 @@ mod tests {
         drop(part);
         assert!(read(1_000, BudgetShare::Whole).await.is_ok());
         assert_eq!(bodies.used_bytes.load(Relaxed), 0);
+    }
+
+    /// Reads a visitor's body whose chunks are sent through the returned channel.
+    fn read_slowly(
+        bodies: &BodyBudget,
+    ) -> (mpsc::UnboundedSender<Bytes>, JoinHandle<Result<usize, UnreadBody>>) {
+        let (chunks, mut arriving) = mpsc::unbounded_channel();
+        let stream = futures_util::stream::poll_fn(move |cx| {
+            arriving.poll_recv(cx).map(|chunk| chunk.map(Ok::<_, PayloadError>))
+        });
+        let bodies = bodies.clone();
+        let reading = tokio::task::spawn_local(async move {
+            let request = TestRequest::post().to_http_request();
+            let mut payload = Payload::Stream { payload: stream.boxed_local() };
+            let payload = web::Payload::from_request(&request, &mut payload).await.expect("one");
+            let share = BudgetShare::Half;
+            let held = bodies.read(request.headers(), payload, BYTES_MAX, share).await?;
+            Ok(held.bytes().len())
+        });
+        (chunks, reading)
+    }
+
+    #[actix_web::test]
+    async fn a_visitors_body_takes_the_room_of_the_one_without_progress_for_the_longest_time() {
+        let bodies = BodyBudget::new(1_000);
+        let send = async |chunks: &mpsc::UnboundedSender<Bytes>, bytes: usize| {
+            let used = bodies.used_bytes.load(Relaxed);
+            chunks.send(Bytes::from(vec![b'x'; bytes])).expect("it is read");
+            while bodies.used_bytes.load(Relaxed) == used {
+                tokio::task::yield_now().await;
+            }
+        };
+        let whole = async |bytes: usize, share| {
+            let body = vec![b'x'; bytes];
+            read(&bodies, None, vec![Some(&body)], share).await
+        };
+        let (first, first_read) = read_slowly(&bodies);
+        let (second, second_read) = read_slowly(&bodies);
+        send(&first, 200).await;
+        send(&second, 200).await;
+        send(&first, 50).await;
+        let third = whole(100, BudgetShare::Half).await.expect("the room of the second");
+        assert_eq!(second_read.await.expect("no panic"), Err(UnreadBody::NoRoom));
+        assert_eq!(bodies.used_bytes.load(Relaxed), 250 + 100);
+
+        let applications = whole(600, BudgetShare::Whole).await.expect("the other half");
+        assert_eq!(whole(1, BudgetShare::Half).await.map(drop), Err(UnreadBody::NoRoom));
+        drop((third, applications));
+        send(&first, 50).await;
+        drop(first);
+        assert_eq!(first_read.await.expect("no panic"), Ok(300), "its end would not have helped");
+        assert_eq!(bodies.used_bytes.load(Relaxed), 0);
+        assert_eq!(bodies.arriving().bytes, 0);
     }
 
     #[test]

@@ -273,6 +273,40 @@ async fn bodies_under_way_share_a_budget_and_those_of_visitors_half_of_it() {
 }
 
 #[tokio::test]
+async fn visitors_that_announce_bodies_and_send_none_shut_out_no_visitor_and_no_operator() {
+    const ROOM: usize = 512;
+    let server = TestServer::start();
+    let mut poller = Poller::connect(&server, V2).await;
+    let head = format!(
+        "POST /socket/longpoll?vsn=2.0.0&token={} HTTP/1.1\r\nhost: h\r\n\
+         content-type: application/json\r\ncontent-length: 1000000\r\n\r\n",
+        poller.token
+    );
+    let mut stalled = Vec::new();
+    for _ in 0..ROOM + 8 {
+        let mut stream = raw::connect(&server).await;
+        stream.write_all(head.as_bytes()).await.expect("it is read");
+        stalled.push(stream);
+    }
+    let all_arrived =
+        async { while figures::Figures::of(&server).await.hits("bodies_bytes_max") < 8.0 {} };
+    timeout(DEADLINE, all_arrived).await.expect("those without room are refused");
+
+    let heartbeat = br#"[null,"1","phoenix","heartbeat",{}]"#;
+    for _ in 0..8 {
+        let answer = poller.post_raw(Some("application/json"), heartbeat).await;
+        assert_eq!(answer, (200, r#"{"status":200}"#.to_owned()));
+    }
+    let login = json!({"user": ADMIN.0, "password": ADMIN.1});
+    let login = request("POST", server.url("/console/login")).json(&login).send().await;
+    assert_eq!(login.status, 200, "{}", login.body);
+    // Those that made room are told so.
+    let answers = stalled.iter_mut().map(|stream| Box::pin(raw::answer(stream)));
+    let (first, ..) = futures_util::future::select_all(answers).await;
+    assert_eq!(first, (503, r#"{"status":503}"#.to_owned()));
+}
+
+#[tokio::test]
 async fn a_body_that_breaks_off_gives_its_part_of_the_budget_back() {
     let server = frugal();
     let held = all_but_room_for_a_visitor(&server).await;

@@ -92,7 +92,7 @@ pub(super) async fn create(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let session = request.extensions().get::<Session>().cloned().ok_or(ApiError::Unauthorized)?;
-    let body = Body::read(&services, &request, payload, BudgetShare::Half).await?.to_map()?;
+    let body = Body::read(&services, &request, payload, BudgetShare::Whole).await?.to_map()?;
     let wanted = match body.get("app") {
         None => None,
         Some(Value::String(slug)) => Some(slug.as_str()),

@@ -21,7 +21,7 @@ use crate::{
     broker::{
         JsonText, Publication, PublishError,
         connections::About,
-        fanout::{Attach, Detach, Enter, Relieve},
+        fanout::{Attach, Detach, Enter},
         outbox::{Ending, Excess, News, Outbox},
         subscriber::{
             Frame, Joined, Place, ScopeKey, SubscribeError, Subscription, SubscriptionId,
@@ -134,11 +134,8 @@ impl<C: HeldConversation> Driver<C> {
 
     /// Counts in the backlog a frame that the session keeps for its client.
     pub(super) fn count(&self, frame: Frame) -> Frame {
-        let backlog = self.worker.topics.backlog();
-        let counted = backlog.count(frame);
-        if backlog.is_exceeded() {
-            self.membership.fanout.addr.do_send(Relieve);
-        }
+        let counted = self.worker.topics.backlog().count(frame);
+        self.worker.relieve();
         counted
     }
 

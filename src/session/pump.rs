@@ -27,7 +27,7 @@ use futures_util::Stream;
 use tokio::time::Sleep;
 
 use crate::broker::{
-    outbox::{self, Ending, News, Outbox},
+    outbox::{self, Ending, Load, News, Outbox},
     subscriber::{Frame, FrameKind, Split},
 };
 
@@ -48,6 +48,10 @@ const GATHERED_BYTES_MAX: usize = 32 * 1024;
 /// The second part of a frame is copied into the gathered write if it is at most this large: a copy of
 /// so little costs less than a write of its own.
 const COPIED_BYTES_MAX: usize = 8 * 1024;
+
+/// The size from which on a session's own bytes count in the backlog while they wait. Smaller ones, such as the
+/// answer to a heartbeat, are not worth the counting.
+const COUNTED_BYTES_MIN: usize = 1_024;
 
 /// Bytes that a session may write before other tasks of the thread get a turn, in whole writes.
 const BYTES_PER_POLL: usize = 256 * 1024;
@@ -137,6 +141,8 @@ struct Stuck {
     since: Option<Instant>,
     /// The bytes that the client has sent meanwhile.
     unread_bytes: u64,
+    /// The bytes that the outbox has been told to wait in the pump.
+    kept_bytes: usize,
 }
 
 /// Appends a whole frame as it goes over the wire.
@@ -301,7 +307,7 @@ where
                 self.socket.gate.begin_turn();
             }
             let polled = body.as_mut().poll_next(&mut Context::from_waker(&self.waker));
-            self.unwritten = self.socket.gate.take_said();
+            self.unwritten = self.counted(self.socket.gate.take_said());
             match polled {
                 Poll::Ready(Some(Ok(chunk))) if self.unwritten.is_empty() => self.unwritten = chunk,
                 Poll::Ready(Some(Ok(chunk))) => self.unwritten_body = Some(Box::new(chunk)),
@@ -371,9 +377,30 @@ where
         match body {
             Some(body) if rest.is_empty() => self.unwritten = body,
             body => {
-                self.unwritten = Bytes::copy_from_slice(rest);
+                self.unwritten = self.counted(Bytes::copy_from_slice(rest));
                 self.unwritten_body = body.map(Box::new);
             }
+        }
+    }
+
+    /// Counts bytes of this session alone in the backlog for as long as they wait, unless they are few.
+    fn counted(&self, bytes: Bytes) -> Bytes {
+        if bytes.len() < COUNTED_BYTES_MIN {
+            return bytes;
+        }
+        let counted = self.worker.topics.backlog().counted(bytes);
+        self.worker.relieve();
+        counted
+    }
+
+    /// Tells the outbox how many bytes wait here. Of the sessions for which the most bytes wait, some may have to
+    /// end.
+    fn note_kept(&mut self) {
+        let kept_bytes = self.unwritten.len() + self.unwritten_body.as_ref().map_or(0, |b| b.len());
+        if let Some(stuck) = &mut self.stuck
+            && mem::replace(&mut stuck.kept_bytes, kept_bytes) != kept_bytes
+        {
+            self.outbox.keeps(Load { frames: 0, bytes: kept_bytes });
         }
     }
 
@@ -402,6 +429,7 @@ where
         drop(io);
         // An idle session should not keep its last bytes.
         self.unwritten = Bytes::new();
+        self.note_kept();
         let sampled = self.sampled.take();
         self.note_written(sampled);
         Poll::Ready(Ok(()))
@@ -470,13 +498,15 @@ where
     /// Notes whether the client has sent anything although nothing is read from it.
     fn listen(&mut self, now: Instant) {
         let unread_bytes = self.socket.io.borrow().unread_bytes();
-        let stuck =
-            self.stuck.get_or_insert_with(|| Box::new(Stuck { since: None, unread_bytes: 0 }));
+        let stuck = self
+            .stuck
+            .get_or_insert_with(|| Box::new(Stuck { since: None, unread_bytes: 0, kept_bytes: 0 }));
         stuck.since.get_or_insert(now);
         if unread_bytes > stuck.unread_bytes {
             stuck.unread_bytes = unread_bytes;
             self.socket.gate.hear(now);
         }
+        self.note_kept();
     }
 
     /// The first action that the session takes if nothing comes from its client, and its time.

@@ -98,6 +98,14 @@ impl Bench {
         Self::start(Unfinished::new(1 << 30), limits(), wait_max)
     }
 
+    /// A bench with this limit on the bytes that wait for all sessions together.
+    pub(super) fn with_backlog_of(outboxes_bytes_max: usize, limits: SessionLimits) -> Self {
+        let of_topics = |of, apps, metrics| {
+            Topics::new(TopicLimits { outboxes_bytes_max, ..of }, apps, metrics)
+        };
+        Self::start_with(of_topics, Unfinished::new(1 << 30), limits, DEADLINE)
+    }
+
     /// The bench of a node of a cluster.
     pub(super) fn of_node(engine: Arc<dyn Engine>, limits: SessionLimits) -> Self {
         let of_topics = |limits, apps, metrics| Topics::of_node(limits, apps, metrics, engine);

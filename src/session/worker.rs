@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     broker::{
         Topics,
-        fanout::{Fanout, Leave, ThreadFanout},
+        fanout::{Fanout, Leave, Relieve, ThreadFanout},
         node::NodeId,
         outbox::{Load, Outbox},
         subscriber::SessionId,
@@ -226,6 +226,14 @@ impl Worker {
     /// been sent to the client.
     pub fn waiting_body(&self, body: Bytes) -> Pieces {
         Pieces::new(self.topics.backlog().counted(body))
+    }
+
+    /// Has the session ended for which the most bytes wait, if too much waits for all sessions together. It is
+    /// called after a session has added something to the backlog itself.
+    pub(super) fn relieve(&self) {
+        if self.topics.backlog().is_exceeded() {
+            self.fanout().addr.do_send(Relieve);
+        }
     }
 
     /// The outbox of a new session.

@@ -262,6 +262,35 @@ async fn a_client_that_does_not_read_is_dropped_once_its_outbox_is_full() {
 }
 
 #[actix_web::test]
+async fn answers_that_are_not_read_count_for_all_and_the_session_with_the_most_of_them_is_dropped()
+{
+    let large =
+        SessionLimits { message_bytes_max: 10_000, unjoined_message_bytes_max: 10_000, ..limits() };
+    let bench = Bench::with_backlog_of(10_000, large);
+    let echo_unread = async |bytes: usize| {
+        let mut deaf = bench.connect(64);
+        let order = masked(Message::Text("x".repeat(bytes).into()));
+        deaf.near.write_all(&order).await.expect("it is read");
+        deaf
+    };
+    let mut first = echo_unread(6_000).await;
+    let waits = async {
+        while first.outbox.load().bytes == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, waits).await.expect("its answer waits");
+    let second = echo_unread(8_000).await;
+    timeout(DEADLINE, second.pump).await.expect("it is dropped").expect("no panic");
+    let too_much = Ending::SlowConsumer(outbox::Excess::AllBytes);
+    assert_eq!(second.outbox.ended(), Some(too_much));
+    assert_eq!(first.outbox.ended(), None);
+    assert!(!bench.topics.backlog().is_exceeded());
+    first.next_bytes(4 + 6_000).await;
+    assert_eq!(first.outbox.load(), Load::default(), "nothing waits any more");
+}
+
+#[actix_web::test]
 async fn an_outbox_holds_its_maximum_of_frames_though_some_are_measured_and_one_more_ends_it() {
     const FRAMES_MAX: usize = 8;
     let bench = Bench::new(SessionLimits { outbox_frames_max: FRAMES_MAX, ..limits() });

@@ -7,17 +7,16 @@
 use actix_web::{HttpRequest, HttpResponse, http::header::CACHE_CONTROL, web};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, SecondsFormat};
-use hmac::{Hmac, Mac};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::json;
-use sha2::Sha256;
 
 use super::{Services, auth::Credentials, error::ApiError, query::Query};
 use crate::{
     app::{App, visitor::ShownSub},
     broker::{connections::Connected, outbox::Load, subscriber::SessionId, topics::Unanswered},
     metrics::labels::ProtocolVersion,
+    session::public_id::Permutation,
 };
 
 /// The number of sessions that one answer has by default.
@@ -132,45 +131,23 @@ impl ConnectionView {
     }
 }
 
-/// Turns a session's number into a name and back: a Feistel network of four rounds over the two halves of
-/// the number, keyed by the server's own key.
-pub(super) struct SessionNames(Hmac<Sha256>);
+/// Turns a session's number into a name and back.
+pub(super) struct SessionNames(Permutation);
 
 impl SessionNames {
     pub(super) fn new(key: &SecretString) -> Self {
-        let key = key.expose_secret().as_bytes();
-        let mut mac = Hmac::new_from_slice(key).expect("HMAC takes keys of any length");
-        mac.update(PURPOSE);
-        Self(mac)
+        Self(Permutation::new(key, PURPOSE))
     }
 
     /// The name of a session: 11 characters that need no escaping in a path.
     pub(super) fn name(&self, SessionId(number): SessionId) -> String {
-        let (mut left, mut right) = ((number >> 32) as u32, number as u32);
-        for round in 0..4 {
-            (left, right) = (right, left ^ self.mix(round, right));
-        }
-        let number = u64::from(left) << 32 | u64::from(right);
-        URL_SAFE_NO_PAD.encode(number.to_be_bytes())
+        URL_SAFE_NO_PAD.encode(self.0.hide(number).to_be_bytes())
     }
 
     /// The session with this name; `None` if the text is not a name.
     fn read(&self, name: &str) -> Option<SessionId> {
         let bytes: [u8; 8] = URL_SAFE_NO_PAD.decode(name).ok()?.try_into().ok()?;
-        let number = u64::from_be_bytes(bytes);
-        let (mut left, mut right) = ((number >> 32) as u32, number as u32);
-        for round in (0..4).rev() {
-            (left, right) = (right ^ self.mix(round, left), left);
-        }
-        Some(SessionId(u64::from(left) << 32 | u64::from(right)))
-    }
-
-    fn mix(&self, round: u8, half: u32) -> u32 {
-        let mut mac = self.0.clone();
-        mac.update(&[round]);
-        mac.update(&half.to_be_bytes());
-        let [a, b, c, d, ..]: [u8; 32] = mac.finalize().into_bytes().into();
-        u32::from_be_bytes([a, b, c, d])
+        Some(SessionId(self.0.reveal(u64::from_be_bytes(bytes))))
     }
 }
 

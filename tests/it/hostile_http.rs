@@ -47,6 +47,7 @@ async fn absurd_request_lines_are_answered_or_hung_up_on() {
         ("a TLS greeting", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0", &[400]),
         ("another site's URL", "GET http://evil.example/health HTTP/1.1", &[200]),
         ("an endless path", &format!("GET /{long} HTTP/1.1"), &[431]),
+        ("a path that is too long", &format!("GET /{} HTTP/1.1", &long[..70_000]), &[414]),
         ("a long path", &format!("GET /{} HTTP/1.1", &long[..30_000]), &[404]),
         ("a long query", &format!("GET /health?{} HTTP/1.1", &long[..30_000]), &[200]),
         ("a space in the path", "GET /a b HTTP/1.1", &[400]),

@@ -51,6 +51,7 @@ async fn p127_another_signature_is_refused_and_the_refusal_says_what_was_to_be_s
     query.push(bad);
     let answer = call.request(&query).send().await;
     assert_eq!(answer.status, 401);
+    assert_eq!(answer.header("www-authenticate"), Some(r#"Pusher realm="Herald""#));
     let expected =
         format!("\"POST\\n/apps/test-app/events\\n{}\"", query[..query.len() - 1].join("&"));
     assert!(answer.body.contains(&expected), "{}", answer.body);

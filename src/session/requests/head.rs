@@ -20,6 +20,9 @@ pub(super) const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// The most headers of a request. actix-http has the same limit.
 const HEADERS_MAX: usize = 96;
 
+/// The most bytes of a target; a longer one is no [`Uri`].
+const TARGET_BYTES_MAX: usize = 65_534;
+
 /// The most bytes of a header's name; actix-http panics on a longer one.
 const NAME_BYTES_MAX: usize = 65_535;
 
@@ -35,6 +38,9 @@ pub(super) enum HeadFault {
     /// The target is not a URI.
     #[error("the target is not a URI")]
     Target,
+    /// The target has more than [`TARGET_BYTES_MAX`].
+    #[error("the target is too long")]
+    LongTarget,
     /// The request is HTTP/1.1 and has no `Host`, or several.
     #[error("not exactly one host")]
     Host,
@@ -146,6 +152,9 @@ impl HeaderFields {
         let method = request.method.unwrap_or_default();
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadFault::Target)?;
         let target = request.path.unwrap_or_default();
+        if target.len() > TARGET_BYTES_MAX {
+            return Err(HeadFault::LongTarget);
+        }
         let target = Uri::try_from(target).map_err(|_| HeadFault::Target)?;
         let mut fields = Self {
             method,
@@ -324,6 +333,11 @@ mod tests {
             ("TLS", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0".to_owned(), HeadFault::Syntax(Token)),
             ("SSH", "SSH-2.0-OpenSSH_9.6\r\n".to_owned(), HeadFault::Syntax(Token)),
             ("no URI", format!("GET /\u{e9} HTTP/1.1\r\n{host}\r\n"), HeadFault::Target),
+            (
+                "a long target",
+                format!("GET /{} HTTP/1.1\r\n{host}\r\n", "a".repeat(TARGET_BYTES_MAX)),
+                HeadFault::LongTarget,
+            ),
             (
                 "a folded line",
                 format!("GET / HTTP/1.1\r\n{host} transfer-encoding: chunked\r\n\r\n"),

@@ -19,7 +19,7 @@ use super::{
     READ_AHEAD_BYTES_MAX,
     chunks::Chunks,
     eviction::HeldWork,
-    farewells::{BAD_REQUEST, TIMEOUT, TOO_LARGE, UNAVAILABLE},
+    farewells::{BAD_REQUEST, LONG_TARGET, TIMEOUT, TOO_LARGE, UNAVAILABLE},
     head::{self, Follows, HEAD_BYTES_MAX, HeadFault, HeadProgress},
     rules::{ConnectionRules, Wait},
     turn::Turn,
@@ -347,11 +347,11 @@ impl<T> HttpStream<T> {
 
     fn refuse(&mut self, fault: HeadFault) {
         self.note(&fault.to_string());
-        let is_too_large = matches!(
-            fault,
-            HeadFault::TooLarge | HeadFault::Syntax(httparse::Error::TooManyHeaders)
-        );
-        self.end(if is_too_large { TOO_LARGE } else { BAD_REQUEST });
+        self.end(match fault {
+            HeadFault::TooLarge | HeadFault::Syntax(httparse::Error::TooManyHeaders) => TOO_LARGE,
+            HeadFault::LongTarget => LONG_TARGET,
+            _ => BAD_REQUEST,
+        });
     }
 
     /// Counts a request that cannot be read. Unauthenticated clients send such requests, so it is

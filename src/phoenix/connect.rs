@@ -111,7 +111,9 @@ impl Endpoint {
             }
             forbidden()
         })?;
-        caller.bearer = bearer.map(|token| self.bearer(token));
+        if let Some(token) = bearer {
+            self.take_bearer(&mut caller, token);
+        }
         Ok(Connect { version, caller, subprotocol })
     }
 
@@ -172,10 +174,14 @@ impl Endpoint {
         }
     }
 
-    /// The token that came outside the params. The session keeps it until it ends.
-    pub(super) fn bearer(&self, token: String) -> Box<str> {
+    /// Takes the token that came outside the params. The session keeps it until it ends, unless a token among
+    /// the params precedes it in every join.
+    pub(super) fn take_bearer(&self, caller: &mut ConnectCredentials, token: String) {
         self.note_length(&token);
-        token::bounded(token.into_boxed_str(), self.rules.judge.token_bytes_max)
+        if caller.tokens.token.is_none() {
+            let bytes_max = self.rules.judge.token_bytes_max;
+            caller.bearer = Some(token::bounded(token.into_boxed_str(), bytes_max));
+        }
     }
 
     /// The page's origin, if the global check allows it.

@@ -133,7 +133,9 @@ impl EndpointThread {
             return status(403);
         };
         let auth = request.headers().get(AUTH_HEADER).and_then(|token| token.to_str().ok());
-        caller.bearer = auth.map(|token| self.endpoint.bearer(token.to_owned()));
+        if let Some(token) = auth {
+            self.endpoint.take_bearer(&mut caller, token.to_owned());
+        }
         match self.endpoint.place(caller.address) {
             Ok(place) => caller.place = place,
             Err(_) => return status(500),

@@ -31,10 +31,15 @@ impl TokenPair {
         }
     }
 
-    /// The pair without texts that are too long to be tokens: see [`bounded`].
+    /// The most bytes of a CSRF token that came when the client connected, and is kept for its later joins.
+    pub const CSRF_BYTES_MAX: usize = 1_024;
+
+    /// The pair without texts that are too long to be tokens: see [`bounded`]. `bytes_max` is the limit of the
+    /// JWT.
     pub fn bounded(self, bytes_max: usize) -> Self {
-        let bound = |text: Option<Box<str>>| text.map(|text| bounded(text, bytes_max));
-        Self { token: bound(self.token), csrf: bound(self.csrf) }
+        let bound = |text: Option<Box<str>>, max| text.map(|text| bounded(text, max));
+        let csrf_max = bytes_max.min(Self::CSRF_BYTES_MAX);
+        Self { token: bound(self.token, bytes_max), csrf: bound(self.csrf, csrf_max) }
     }
 }
 

@@ -443,6 +443,9 @@ fn a_text_that_is_too_long_for_a_token_is_not_kept() {
         |token: &str, csrf: &str| TokenPair { token: Some(token.into()), csrf: Some(csrf.into()) };
     assert_eq!(pair("12345678", "12345678").bounded(8), pair("12345678", "12345678"));
     assert_eq!(pair("123456789", "123456789").bounded(8), pair(NOT_TEXT, NOT_TEXT));
+    let (longest, long) = ("c".repeat(TokenPair::CSRF_BYTES_MAX), "c".repeat(8_192));
+    assert_eq!(pair(&long, &longest).bounded(8_192), pair(&long, &longest));
+    assert_eq!(pair(&long, &long).bounded(8_192), pair(&long, NOT_TEXT));
 }
 
 #[test]

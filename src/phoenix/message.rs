@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     broker::{
-        reserved,
+        TopicName, reserved,
         subscriber::{Encoders, Format, Frame},
     },
     metrics::labels::Transport,
@@ -18,11 +18,15 @@ use crate::{
 
 use super::{binary, payload, presence, recovery, v1, v2};
 
+/// The most bytes of a topic as a client spells it in JSON. A topic that can be joined is no longer than that, even
+/// if each of its bytes is an escape of six. Replies repeat the topic, so a longer one closes the connection.
+pub(super) const TOPIC_JSON_BYTES_MAX: usize = 2 + 6 * TopicName::BYTES_MAX;
+
 /// The fault of a malformed message. The connection is closed with 1011.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
     /// The message does not have the form of its version, or its topic is longer than
-    /// [`Label::TOPIC_BYTES_MAX`].
+    /// [`TOPIC_JSON_BYTES_MAX`].
     Message,
     /// A `ref` or `join_ref` is longer than the limit, or nested.
     Ref,
@@ -221,25 +225,6 @@ pub enum Label {
 }
 
 impl Label {
-    /// The longest topic, in bytes, that a reply repeats. A topic that can be joined is shorter, but a page
-    /// whose topic is somewhat too long should be told that this topic is unmatched.
-    pub(super) const TOPIC_BYTES_MAX: usize = 1_024;
-
-    /// Takes a topic, which every reply to the message repeats.
-    fn topic(raw: &RawValue) -> Result<Self, Malformed> {
-        // An escape has at most six bytes for one byte: a longer text cannot be short enough. It is
-        // refused before its content is copied.
-        if raw.get().len() > 2 + 6 * Self::TOPIC_BYTES_MAX {
-            return Err(Malformed::Message);
-        }
-        let topic = Self::parse(raw)?;
-        let (Self::Text(text) | Self::Other(text)) = &topic;
-        if text.len() > Self::TOPIC_BYTES_MAX {
-            return Err(Malformed::Message);
-        }
-        Ok(topic)
-    }
-
     fn parse(raw: &RawValue) -> Result<Self, Malformed> {
         let json = raw.get();
         if json.starts_with('"') {
@@ -318,13 +303,16 @@ pub(super) struct RawMessage<'a> {
 
 impl RawMessage<'_> {
     fn check(&self, ref_bytes_max: usize) -> Result<ClientMessage, Malformed> {
+        if self.topic.get().len() > TOPIC_JSON_BYTES_MAX {
+            return Err(Malformed::Message);
+        }
         let join_ref = self
             .join_ref
             .map_or_else(|| Ok(Ref::null()), |join_ref| Ref::parse(join_ref, ref_bytes_max))?;
         Ok(ClientMessage {
             join_ref,
             reference: Ref::parse(self.reference, ref_bytes_max)?,
-            topic: Label::topic(self.topic)?,
+            topic: Label::parse(self.topic)?,
             event: Label::parse(self.event)?,
             payload: ClientPayload::Json(self.payload.to_owned()),
         })

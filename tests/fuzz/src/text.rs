@@ -16,6 +16,9 @@ use serde_json::value::RawValue;
 /// The longest ref that is taken, in bytes of its text.
 pub(crate) const REF_BYTES_MAX: usize = 64;
 
+/// The longest topic that is taken, in bytes of its JSON.
+const TOPIC_BYTES_MAX: usize = 1_532;
+
 /// A message as JSON parts that nobody has looked into.
 pub(crate) struct Parts {
     pub(crate) join_ref: Option<Box<RawValue>>,
@@ -55,7 +58,7 @@ impl Parts {
                 None => "null".to_owned(),
             },
             reference: scalar(&self.reference)?,
-            topic: label(&self.topic)?,
+            topic: label(&self.topic).filter(|_| self.topic.get().len() <= TOPIC_BYTES_MAX)?,
             event: label(&self.event)?,
             payload: self.payload.get(),
         })

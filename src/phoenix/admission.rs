@@ -53,6 +53,15 @@ impl Default for ConnectCredentials {
     }
 }
 
+impl ConnectCredentials {
+    /// Keeps the token that came outside the params, unless a token among them precedes it in every join.
+    pub(super) fn keep_bearer(&mut self, token: String, token_bytes_max: usize) {
+        if self.tokens.token.is_none() {
+            self.bearer = Some(token::bounded(token.into_boxed_str(), token_bytes_max));
+        }
+    }
+}
+
 /// Shows which credentials are present, never their values.
 impl fmt::Debug for ConnectCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -310,4 +319,26 @@ fn tokens_of(payload: &ClientPayload) -> TokenPair {
         }
     }
     TokenPair::from_params(&params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_keeps_one_token_from_its_handshake_and_none_that_is_too_long() {
+        let kept = |token: Option<&str>, bearer: &str| {
+            let tokens = TokenPair { token: token.map(Into::into), csrf: None };
+            let mut caller = ConnectCredentials { tokens, ..ConnectCredentials::default() };
+            caller.keep_bearer(bearer.to_owned(), 8);
+            caller.bearer
+        };
+        for (token, bearer, expected) in [
+            (None, "12345678", Some("12345678")),
+            (None, "123456789", Some("?")),
+            (Some("a.b.c"), "12345678", None),
+        ] {
+            assert_eq!(kept(token, bearer).as_deref(), expected, "{token:?} {bearer}");
+        }
+    }
 }

@@ -174,14 +174,10 @@ impl Endpoint {
         }
     }
 
-    /// Takes the token that came outside the params. The session keeps it until it ends, unless a token among
-    /// the params precedes it in every join.
+    /// Takes the token that came outside the params.
     pub(super) fn take_bearer(&self, caller: &mut ConnectCredentials, token: String) {
         self.note_length(&token);
-        if caller.tokens.token.is_none() {
-            let bytes_max = self.rules.judge.token_bytes_max;
-            caller.bearer = Some(token::bounded(token.into_boxed_str(), bytes_max));
-        }
+        caller.keep_bearer(token, self.rules.judge.token_bytes_max);
     }
 
     /// The page's origin, if the global check allows it.

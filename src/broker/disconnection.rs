@@ -19,6 +19,9 @@ use super::{
 pub(super) struct DisconnectQuestion {
     pub(super) joins: Disconnect,
     pub(super) is_counted: bool,
+    /// The number under which the disconnect is in the log; `None` from a node that does not append it.
+    #[serde(default)]
+    pub(super) id: Option<u64>,
 }
 
 impl ClusterQuestion for DisconnectQuestion {
@@ -26,6 +29,9 @@ impl ClusterQuestion for DisconnectQuestion {
     type Answer = Option<usize>;
 
     async fn answer(self, topics: Topics) -> Result<Option<usize>, Unanswered> {
+        if let (Some(cluster), Some(id)) = (topics.cluster(), self.id) {
+            cluster.note_disconnect(id);
+        }
         if !self.is_counted {
             return topics.end_joins(Disconnection::new(self.joins)).await.map(|()| None);
         }

@@ -57,6 +57,16 @@ impl Fanouts {
         .await
     }
 
+    /// Sends a command to all fan-outs. A fan-out carries it out before all that it is sent afterwards.
+    pub(super) fn tell<M>(&self, command: &M)
+    where
+        M: Message<Result: Send> + Clone + Send + 'static,
+        Fanout: Handler<M>,
+        Context<Fanout>: ToEnvelope<Fanout, M>,
+    {
+        self.all().iter().for_each(|fanout| fanout.do_send(command.clone()));
+    }
+
     /// The fan-outs that have not ended.
     pub(super) fn all(&self) -> Vec<Addr<Fanout>> {
         let all = self.0.read();

@@ -331,6 +331,46 @@ fn keys(members: &Value) -> impl Iterator<Item = String> {
 }
 
 #[tokio::test]
+async fn joins_that_were_ended_hear_nothing_later_on_a_node_that_was_cut_off() {
+    for pause in pauses() {
+        let redis = RedisServer::start(&[]);
+        let proxy = Proxy::before(redis.port).await;
+        let nodes = Nodes::start_on(&[redis.url(), proxy.url()], &[]);
+        let (app, [asked, cut_off]) = (App::seeded(), [0, 1].map(|nth| nodes.server(nth)));
+        let (ended, kept) = (["a", "b", "c"], "d");
+        let topic = |channel: &str| format!("presence:test-app:{channel}");
+        let mut sockets = Vec::new();
+        for channel in ended.into_iter().chain([kept]) {
+            let mut socket = Socket::connect(cut_off, V2).await;
+            socket.join(&topic(channel), ticket_of(channel)).await;
+            assert_eq!(socket.next().await[3], "presence_state");
+            assert_eq!(socket.next().await[3], "presence_diff");
+            sockets.push(socket);
+        }
+        proxy.set(Mode::Cut);
+        wait(pause).await;
+        for body in [json!({ "sub": "a" }), json!({ "topic": topic("b") }), json!({ "sub": "c" })] {
+            let url = asked.url("/api/apps/test-app/disconnect");
+            let call = || http::request("POST", url.clone()).basic(&app.key, &app.secret);
+            // The call is refused as long as the node counts as alive.
+            until("the others go on", async || call().json(&body).send().await.status == 200).await;
+        }
+        for channel in ended.into_iter().chain([kept]) {
+            let event = json!({ "topic": channel, "event": "later", "scope": "presence" });
+            asked.trigger(&app, event).await;
+        }
+        proxy.set(Mode::Pass);
+        let mut last = sockets.pop().expect("a socket");
+        while last.next().await[3] != "later" {}
+        for (mut socket, channel) in sockets.into_iter().zip(ended) {
+            let (frames, code) = socket.rest().await;
+            assert_eq!(code, 1001, "{channel}");
+            assert!(frames.iter().all(|frame| !frame.contains("later")), "{channel}: {frames:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_stands_still_beyond_its_lease_puts_its_members_again() {
     for pause in pauses() {
         let redis = RedisServer::start(&[]);

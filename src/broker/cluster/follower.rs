@@ -50,8 +50,11 @@ impl Follower for BrokerFollower {
             let same = rest.iter().take_while(|record| record.scope == first.scope).count();
             let (of_scope, others) = rest.split_at(same);
             rest = others;
-            if let Some(key) = read_scope(&first.scope) {
-                topics.read(cluster, &key, &mut following, of_scope);
+            match read_scope(&first.scope) {
+                Some(key) => topics.read(cluster, &key, &mut following, of_scope),
+                None => of_scope
+                    .iter()
+                    .for_each(|record| cluster.read_disconnect(&topics, &record.body)),
             }
             if let Some(last) = of_scope.last() {
                 following.read(last.offset);
@@ -155,6 +158,7 @@ impl Topics {
                     let read = MembersRead { offset: *offset, entry };
                     self.directory().with(key, |stream| stream.tell_tracker(read));
                 }
+                Some(Entry::Disconnect(_)) => {}
                 None if record::is_of_another_version(body) => unreadable = Some(*offset),
                 None => {}
             }

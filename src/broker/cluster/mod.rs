@@ -4,7 +4,8 @@
 //! delivers only publications that it has read from the log: so all nodes have one order, and a node that
 //! cannot reach the log delivers nothing that others miss. `publish` appends, `pending` keeps what this node
 //! has appended and not read yet, and `follower` reads. `remote_flights` bounds the publications of other
-//! nodes that this node has not delivered yet.
+//! nodes that this node has not delivered yet. `disconnects` writes disconnects into the log, for nodes that
+//! cannot be asked.
 //!
 //! `peers` carries questions and messages between nodes. `questions` has those of the broker, `counts`
 //! shares the numbers of subscribers that clients are sent, and `users` shares which users are signed in.
@@ -12,6 +13,7 @@
 //! longer have them.
 
 mod counts;
+mod disconnects;
 mod follower;
 mod last_events;
 mod peers;
@@ -34,6 +36,7 @@ use crate::engine::{Engine, EngineState};
 use super::{numbering::Heads, topics::Topics};
 
 use counts::SharedCounts;
+use disconnects::RecentDisconnects;
 use follower::BrokerFollower;
 use last_events::LastEventsLack;
 use peers::Peers;
@@ -56,6 +59,7 @@ pub(super) struct Cluster {
     remote_flights: RemoteFlights,
     peers: Peers,
     counts: SharedCounts,
+    disconnects: RecentDisconnects,
     /// Whether this node may lack last events of cache channels.
     lack: LastEventsLack,
     /// Whether messages about users of other nodes may have been missed.
@@ -76,6 +80,7 @@ impl Cluster {
             remote_flights: RemoteFlights::new(engine.clone(), remote_flights_max),
             peers: Peers::default(),
             counts: SharedCounts::default(),
+            disconnects: RecentDisconnects::default(),
             lack: LastEventsLack::new(),
             are_users_missed: Arc::default(),
             engine,

@@ -1,4 +1,4 @@
-//! The records of the log: publications and changes of members, as nodes write them for each other.
+//! The records of the log: publications, changes of members and disconnects, as nodes write them for each other.
 //!
 //! ```text
 //! 0         1      2               4
@@ -8,7 +8,7 @@
 //! └─────────┴──────┴───────────────┴────────────────────────────────┴─────────┘
 //! ```
 //!
-//! The content of a publication is a [`Retained`], that of a change of members is JSON. A reader skips
+//! The content of a publication is a [`Retained`], that of the others is JSON. A reader skips
 //! kinds, fields and members of the JSON that it does not know. The version changes only when an older
 //! node could not read the records, and a newer node also reads the previous version.
 
@@ -23,7 +23,7 @@ use crate::broker::{
     presence::{Meta, Persona},
     publication::Sender,
     retained::{self, Retained, RetainedPayload},
-    subscriber::{ScopeKey, SessionId},
+    subscriber::{Disconnect, ScopeKey, SessionId},
 };
 
 /// The version that this node writes, and the only one so far.
@@ -38,6 +38,9 @@ const PUBLICATION: u8 = 1;
 /// A change of members.
 const MEMBERS: u8 = 2;
 
+/// A disconnect.
+const DISCONNECT: u8 = 3;
+
 /// The session that is not sent the publication, as u64 LE.
 const EXCEPT: u8 = 1;
 
@@ -51,6 +54,8 @@ pub(super) enum Entry {
     Publication(PublicationEntry),
     /// A change of members, which is decoded only on nodes that track the channel.
     Members(MembersEntry),
+    /// A disconnect.
+    Disconnect(DisconnectRecord),
 }
 
 /// A publication whose content has not been decoded.
@@ -74,6 +79,14 @@ pub(in crate::broker) struct MemberRecord {
     /// The part of the member that others see from now on; `None` if it has left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::broker) member: Option<MemberValue>,
+}
+
+/// Joins that an app has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct DisconnectRecord {
+    /// The random number of the disconnect, which is the same in all partitions.
+    pub(super) id: u64,
+    pub(super) joins: Disconnect,
 }
 
 /// The part of a member that others see.
@@ -140,6 +153,7 @@ pub(super) fn read(body: &Bytes) -> Option<Entry> {
             Some(Entry::Publication(PublicationEntry { ticket, except, content }))
         }
         MEMBERS => Some(Entry::Members(MembersEntry(content))),
+        DISCONNECT => serde_json::from_slice(&content).ok().map(Entry::Disconnect),
         _ => None,
     }
 }
@@ -194,12 +208,20 @@ impl MembersEntry {
 impl MemberRecord {
     /// Encodes the record.
     pub(in crate::broker) fn write(&self) -> Bytes {
-        let content = serde_json::to_vec(self).unwrap_or_default();
-        let mut body = BytesMut::with_capacity(HEAD_BYTES + content.len());
-        body.put_slice(&[VERSION, MEMBERS, 0, 0]);
-        body.put_slice(&content);
-        body.freeze()
+        write_json(MEMBERS, self)
     }
+}
+
+impl DisconnectRecord {
+    /// Encodes the record.
+    pub(super) fn write(&self) -> Bytes {
+        write_json(DISCONNECT, self)
+    }
+}
+
+fn write_json(kind: u8, content: &impl Serialize) -> Bytes {
+    let content = serde_json::to_vec(content).unwrap_or_default();
+    [&[VERSION, kind, 0, 0][..], &content].concat().into()
 }
 
 impl MemberValue {
@@ -249,6 +271,7 @@ impl MemberValue {
 mod tests {
     use super::super::super::testing::{key, publication};
     use super::*;
+    use crate::app::AppId;
 
     #[test]
     fn a_publication_is_read_as_it_was_written() {
@@ -319,6 +342,12 @@ mod tests {
         }
         assert!(MembersEntry(Bytes::from_static(b"{}")).read().is_none());
         assert!(MemberValue::read(b"[]").is_none());
+    }
+
+    #[test]
+    fn a_disconnect_is_read_as_it_was_written() {
+        let record = DisconnectRecord { id: u64::MAX, joins: Disconnect::App(AppId(1)) };
+        assert_eq!(read(&record.write()), Some(Entry::Disconnect(record)));
     }
 
     #[test]

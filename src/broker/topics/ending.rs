@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use log::warn;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::{Topics, Unanswered};
 use crate::broker::{
@@ -43,13 +44,13 @@ impl Topics {
         left
     }
 
-    /// Ends joins of an app on all threads of all nodes. After this has returned, no further publication is
+    /// Ends joins of an app on all threads of all nodes. No publication that is made after this has returned is
     /// delivered to these joins.
     ///
     /// # Errors
     /// [`Unanswered`] if a thread may not have received the command; a retry is safe.
     pub async fn disconnect(&self, joins: Disconnect) -> Result<(), Unanswered> {
-        self.everywhere(DisconnectQuestion { joins, is_counted: false }).await.map(drop)
+        self.end_everywhere(joins, false).await.map(drop)
     }
 
     /// Ends joins like [`disconnect`](Self::disconnect), and returns their number; `None` if that takes too
@@ -58,8 +59,23 @@ impl Topics {
     /// # Errors
     /// Those of [`disconnect`](Self::disconnect).
     pub async fn disconnect_counted(&self, joins: Disconnect) -> Result<Option<usize>, Unanswered> {
-        let counts = self.everywhere(DisconnectQuestion { joins, is_counted: true }).await?;
-        Ok(counts.into_iter().sum())
+        Ok(self.end_everywhere(joins, true).await?.into_iter().sum())
+    }
+
+    /// Ends joins on the nodes that are alive, and then on those that return after they were cut off.
+    async fn end_everywhere(
+        &self,
+        joins: Disconnect,
+        is_counted: bool,
+    ) -> Result<Vec<Option<usize>>, Unanswered> {
+        let Some(cluster) = self.cluster() else {
+            return self.everywhere(DisconnectQuestion { joins, is_counted, id: None }).await;
+        };
+        let (id, _) = Uuid::new_v4().as_u64_pair();
+        let question = DisconnectQuestion { joins: joins.clone(), is_counted, id: Some(id) };
+        let counts = self.everywhere(question).await?;
+        cluster.append_disconnect(id, joins, self.wait_max()).await?;
+        Ok(counts)
     }
 
     /// Ends joins on all threads of this node.

@@ -12,7 +12,7 @@ use super::{
 use crate::engine::{
     Append, AppendError, EngineState, MESSAGE_BYTES_MAX, NodeId, NodeUnanswered, Partition, Record,
     Snapshot, Unavailable,
-    request::{LogIndex, LogRequest, Recipient},
+    request::{Life, LogIndex, LogRequest, Recipient},
     wire::{Letter, LetterKind},
 };
 
@@ -185,22 +185,22 @@ impl Machine {
         if self.has_left || self.leaving.is_some() {
             return;
         }
-        self.leaving = Some(Leaving { done, deadline });
+        let life = self.lease.life();
+        self.leaving = Some(Leaving { life, done, deadline });
         self.has_left = true;
         for log in &mut self.logs {
             log.commits.refuse_queue();
         }
-        let life = self.lease.life();
         let condemn = LogRequest::Condemn { life, is_forced: true };
         if self.call(self.control(), Call::Condemn(life), condemn).is_none() {
-            self.left();
+            self.left(life);
         }
         self.judge_state(now);
     }
 
-    /// Completes a call of [`Machine::leave`], if there is one.
-    pub(super) fn left(&mut self) {
-        if let Some(Leaving { done, .. }) = self.leaving.take() {
+    /// Completes a call of [`Machine::leave`] that gave up the lease of this incarnation, if there is one.
+    pub(super) fn left(&mut self, life: Life) {
+        if let Some(Leaving { done, .. }) = self.leaving.take_if(|leaving| leaving.life == life) {
             let _ = done.send(());
         }
     }

@@ -156,7 +156,7 @@ enum Call {
     Renew,
     Condemn(Life),
     Bury(LogIndex, Life),
-    Forget,
+    Forget(Life),
     Probe,
     /// The id of the question, `None` if the letter is an answer, and the number of the letter's bytes.
     Post(Option<u64>, usize),
@@ -165,6 +165,7 @@ enum Call {
 }
 
 struct Leaving {
+    life: Life,
     done: oneshot::Sender<()>,
     deadline: Instant,
 }
@@ -494,8 +495,9 @@ impl Machine {
                 let _ = snapshot.send(Err(Unavailable));
             }
         }
-        if self.leaving.as_ref().is_some_and(|leaving| leaving.deadline <= now) {
-            self.left();
+        if let Some(Leaving { done, .. }) = self.leaving.take_if(|leaving| leaving.deadline <= now)
+        {
+            let _ = done.send(());
         }
     }
 

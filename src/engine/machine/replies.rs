@@ -79,16 +79,17 @@ impl Machine {
             }
             (Call::Bury(log, life), Reply::Done) => {
                 if self.lease.removed(life, log) {
+                    self.left(life);
                     let fresh = self.rng.incarnation();
                     self.lease.reborn(now, fresh);
                     self.shared.set_incarnation(fresh);
                     self.renew(now);
                 } else if self.lease.buried(life, log) {
-                    self.call(self.control(), Call::Forget, LogRequest::Forget(life));
+                    self.call(self.control(), Call::Forget(life), LogRequest::Forget(life));
                 }
             }
-            (Call::Forget, Reply::Done) => {
-                self.left();
+            (Call::Forget(life), Reply::Done) => {
+                self.left(life);
                 self.lease.hurry(now);
                 self.renew(now);
             }
@@ -126,10 +127,10 @@ impl Machine {
             Call::Renew => self.lease.refused(),
             Call::Bury(_, life) | Call::Condemn(life) => {
                 self.lease.give_up(life);
-                self.left();
+                self.left(life);
                 breaks |= self.lease.ended().is_some_and(|(ended, _)| ended == life);
             }
-            Call::Forget => self.left(),
+            Call::Forget(life) => self.left(life),
             Call::Post(Some(question), _) => self.questions.fail(question),
             Call::Members(Some(snapshot), _) => {
                 let _ = snapshot.send(Err(Unavailable));
@@ -217,7 +218,7 @@ impl Machine {
     fn condemned(&mut self, life: Life, is_condemned: bool, now: Instant) {
         if !is_condemned {
             self.lease.give_up(life);
-            self.left();
+            self.left(life);
             return;
         }
         warn_of_death(life, self.lease.node);

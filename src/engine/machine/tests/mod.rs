@@ -13,6 +13,7 @@
 //! `HERALD_TEST_SEEDS=10000` tries 10,000 seeds, and `HERALD_TEST_SEED=7` tries the seed 7 alone.
 
 mod feed;
+mod leaving;
 mod model;
 mod node;
 mod rounds;

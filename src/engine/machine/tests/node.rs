@@ -10,12 +10,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::model::Model;
 use crate::{
     engine::{
         Append, AppendError, Appended, Flow, Follower, Incarnation, LogEpoch, LogPosition, Logged,
         MemberChange, NodeId, NodeInfo, Partition, Record, Terms,
-        machine::{Config, LineId, Machine},
-        request::Instance,
+        machine::{Config, LineId, Machine, Output},
+        request::{CallId, Instance, LogIndex, LogRequest},
         shared::EngineShared,
     },
     metrics::Metrics,
@@ -199,6 +200,46 @@ impl Node {
             waiting: Vec::new(),
             members: BTreeMap::new(),
             shared,
+        }
+    }
+
+    /// Takes a connection to Redis.
+    pub(super) fn connect(&mut self, line: LineId, redis: &Model, now: Instant) {
+        self.line = Some(line);
+        let logs = (0..=super::world::PARTITIONS).map(LogIndex).collect();
+        self.machine.line_up(line, redis.identity.clone(), logs, now);
+    }
+
+    /// Lets the node and its Redis exchange everything until nothing is left, but for the requests that are to be
+    /// held back, which are returned.
+    pub(super) fn exchange(
+        &mut self,
+        redis: &mut Model,
+        now: Instant,
+        now_ms: u64,
+        is_held: impl Fn(&LogRequest) -> bool,
+    ) -> Vec<(CallId, LogIndex, LogRequest)> {
+        let mut held = Vec::new();
+        loop {
+            let outputs = self.machine.outputs(now);
+            if outputs.is_empty() {
+                return held;
+            }
+            for output in outputs {
+                match output {
+                    Output::Call(id, _, log, request) if is_held(&request) => {
+                        held.push((id, log, request));
+                    }
+                    Output::Call(id, line, log, request) => {
+                        let (reply, pushed) = redis.handle(log, request, now_ms);
+                        self.machine.replied(id, reply, now);
+                        if let Some((_, push)) = pushed {
+                            self.machine.pushed(line, push, now);
+                        }
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 

@@ -5,15 +5,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{
-    model::{Model, identity_of},
-    node::Node,
-    world::PARTITIONS,
-};
+use super::{model::Model, node::Node, world::PARTITIONS};
 use crate::engine::{
     AppendError, EngineState, NodeId, Partition, Unavailable,
     machine::{LETTERS_BYTES_MAX, LineId, MEMBERS_CALLS_MAX, Output},
-    request::{Commit, LogIndex, LogRequest},
+    request::{Commit, LogRequest},
 };
 
 const LINE: LineId = LineId(1);
@@ -21,24 +17,6 @@ const LINE: LineId = LineId(1);
 /// The bytes of one batch, and of what waits for one log: see `commits`.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 const QUEUED_BYTES_MAX: usize = 32 << 20;
-
-/// Lets a node and its Redis exchange everything until nothing is left.
-fn settle(node: &mut Node, redis: &mut Model, now: Instant) {
-    loop {
-        let outputs = node.machine.outputs(now);
-        if outputs.is_empty() {
-            return;
-        }
-        for output in outputs {
-            let Output::Call(id, _, log, request) = output else { continue };
-            let (reply, pushed) = redis.handle(log, request, 0);
-            node.machine.replied(id, reply, now);
-            if let Some((_, push)) = pushed {
-                node.machine.pushed(LINE, push, now);
-            }
-        }
-    }
-}
 
 /// The requests that a node sends now.
 fn requests(node: &mut Node, now: Instant) -> Vec<LogRequest> {
@@ -52,9 +30,8 @@ fn requests(node: &mut Node, now: Instant) -> Vec<LogRequest> {
 
 fn node_that_is_up(now: Instant) -> Node {
     let (mut node, mut redis) = (Node::new(1, 1, now), Model::new(PARTITIONS + 1, 1));
-    let logs = (0..=PARTITIONS).map(LogIndex).collect();
-    node.machine.line_up(LINE, identity_of(1), logs, now);
-    settle(&mut node, &mut redis, now);
+    node.connect(LINE, &redis, now);
+    node.exchange(&mut redis, now, 0, |_| false);
     assert_eq!(*node.shared.state.borrow(), EngineState::Up);
     node
 }

@@ -306,13 +306,11 @@ impl World {
             let is_due = node.line.is_none() && node.reconnect_ms <= self.now_ms;
             if is_due && node.stopped_until_ms <= self.now_ms {
                 self.lines += 1;
-                let (line, identity) = (LineId(self.lines), self.redis.identity.clone());
+                let line = LineId(self.lines);
                 let (to_redis, to_node) = Default::default();
                 let wire = Wire { node: *number, to_redis, to_node, is_dead: false };
                 self.wires.insert(line, wire);
-                node.line = Some(line);
-                let logs = (0..=PARTITIONS).map(LogIndex).collect();
-                node.machine.line_up(line, identity, logs, now);
+                node.connect(line, &self.redis, now);
             }
         }
     }

@@ -22,6 +22,10 @@ pub(super) struct Instance(pub(super) [u8; 16]);
 /// One incarnation of a node.
 pub(super) type Life = (NodeId, Incarnation);
 
+/// The id of a line. A line that was made later has a higher one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct LineId(pub(super) u64);
+
 /// The id of a request to Redis and of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct CallId(pub(super) u64);
@@ -45,8 +49,9 @@ pub(super) enum LogRequest {
         /// The epoch that replaces it.
         fresh: LogEpoch,
     },
-    /// Permit an incarnation to put members. The answer is [`Reply::Done`].
-    Register(Life),
+    /// Permit an incarnation to put members over this line, and to append no more over earlier ones. The answer
+    /// is [`Reply::Done`].
+    Register(Life, LineId),
     /// Remove the members of an incarnation, and append `leaver` if there were any. The answer is
     /// [`Reply::Done`].
     Bury {
@@ -109,6 +114,8 @@ pub(super) struct Commit {
     pub(super) fresh: LogEpoch,
     /// The node that commits, for its members.
     pub(super) life: Life,
+    /// The line over which the batch is sent.
+    pub(super) line: LineId,
     /// The time, in Unix milliseconds by the node's clock.
     pub(super) now_ms: u64,
     /// The head of the batch.

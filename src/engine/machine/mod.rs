@@ -37,6 +37,7 @@ use futures_util::future::BoxFuture;
 use log::{info, warn};
 use tokio::sync::oneshot;
 
+pub(super) use super::request::LineId;
 use super::{
     EngineState, Flow, Follower, Incarnation, LogPosition, NodeId, Partition, Snapshot,
     Unavailable,
@@ -78,10 +79,6 @@ pub(super) struct Config {
     pub(super) clock: (Instant, u64),
     pub(super) seed: u64,
 }
-
-/// The id of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct LineId(pub(super) u64);
 
 /// A message that Redis pushes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -594,17 +591,17 @@ impl Machine {
     fn register(&mut self, log: LogIndex) {
         let life = self.lease.life();
         (self.log(log).is_registered, self.log(log).registers_after) = (false, None);
-        if !self.lease.is_held || self.log(log).line.is_none() {
-            return;
-        }
-        let id = self.call(log, Call::Register(log, life), LogRequest::Register(life));
+        let Some(line) = self.log(log).line.filter(|_| self.lease.is_held) else { return };
+        let id = self.call(log, Call::Register(log, life), LogRequest::Register(life, line));
         self.log(log).registering = id;
     }
 
     /// Sends the next batch of a log, if there is one and none is under way.
     fn commit(&mut self, index: LogIndex, now: Instant) {
         let (life, now_ms) = (self.lease.life(), self.now_ms(now));
-        let Some(identity) = self.identity_of(index) else { return };
+        let (Some(line), Some(identity)) = (self.log(index).line, self.identity_of(index)) else {
+            return;
+        };
         if !self.lease.is_held || !self.log(index).is_registered {
             return;
         }
@@ -613,10 +610,9 @@ impl Machine {
         let head = super::wire::batch_head(id, now_ms, life.0);
         let appends = self.log(index).commits.under_way();
         self.metrics.engine.batch_appends.observe(appends as f64);
-        let commit = super::request::Commit { identity, fresh, life, now_ms, head, segments };
-        let line = self.log(index).line;
+        let commit = super::request::Commit { identity, fresh, life, line, now_ms, head, segments };
         self.call(index, Call::Commit(index, now), LogRequest::Commit(commit));
-        if let Some(line) = line.and_then(|line| self.lines.get_mut(&line)) {
+        if let Some(line) = self.lines.get_mut(&line) {
             line.round.begin_batch(now, appends);
         }
     }

@@ -9,8 +9,8 @@ use crate::engine::{
     Snapshot, Terms,
     machine::Push,
     request::{
-        Commit, Identity, Instance, LeaseEntry, Life, LogIndex, LogPlace, LogRequest, Outcome,
-        Range, ReadRange, Recipient, Renew, Renewal, Reply, RequestFailure, Segment,
+        Commit, Identity, Instance, LeaseEntry, Life, LineId, LogIndex, LogPlace, LogRequest,
+        Outcome, Range, ReadRange, Recipient, Renew, Renewal, Reply, RequestFailure, Segment,
     },
     wire::{self, BatchId, LogMessage},
 };
@@ -33,7 +33,9 @@ pub(super) struct ModelLog {
     pub(super) state: Option<(LogPlace, Identity)>,
     entries: Vec<(u64, Bytes)>,
     keys: HashMap<Bytes, (LogPosition, Bytes)>,
-    live: BTreeSet<(u16, u64)>,
+    /// The lines over which lives may put members, and those from which on they may append.
+    live: BTreeMap<(u16, u64), LineId>,
+    fences: BTreeMap<(u16, u64), LineId>,
     pub(super) places: BTreeMap<Bytes, BTreeMap<(u16, u64, Bytes), Bytes>>,
 }
 
@@ -51,8 +53,8 @@ fn key((node, incarnation): Life) -> (u16, u64) {
 
 impl ModelLog {
     fn new() -> Self {
-        let (entries, keys) = Default::default();
-        Self { state: None, entries, keys, live: BTreeSet::new(), places: BTreeMap::new() }
+        let (entries, keys, live, fences, places) = Default::default();
+        Self { state: None, entries, keys, live, fences, places }
     }
 
     fn begin(&mut self, fresh: LogEpoch, identity: Identity) {
@@ -88,6 +90,11 @@ impl ModelLog {
     fn commit(&mut self, commit: Commit) -> Option<(Reply, Option<Bytes>)> {
         let (place, _) = self.state.clone()?;
         let life = key(commit.life);
+        let may_change = self.live.get(&life) == Some(&commit.line);
+        let fence = self.live.get(&life).or(self.fences.get(&life));
+        if !may_change && fence.is_some_and(|fence| *fence > commit.line) {
+            return None;
+        }
         let (mut batch, mut count, mut outcomes) = (commit.head.to_vec(), 0, Vec::new());
         for Segment { count: records, records: bytes, terms } in commit.segments {
             let offset = place.next + u64::from(count);
@@ -100,7 +107,7 @@ impl ModelLog {
                         Outcome::At(offset)
                     }
                 },
-                _ if !self.live.contains(&life) => Outcome::Lapsed,
+                _ if !may_change => Outcome::Lapsed,
                 Terms::Member(MemberChange::Put { place, member, value, members_max }) => {
                     let members = self.places.entry(place).or_default();
                     let name = (life.0, life.1, member);
@@ -146,7 +153,10 @@ impl ModelLog {
             members.retain(|(node, incarnation, _), _| (*node, *incarnation) != key(life));
             had_any |= members.len() < before;
         }
-        self.live.remove(&key(life));
+        let life = key(life);
+        if let Some(LineId(line)) = self.live.remove(&life).or(self.fences.get(&life).copied()) {
+            self.fences.insert(life, LineId(line + 1));
+        }
         if had_any { self.append(leaver, 1) } else { None }
     }
 }
@@ -168,7 +178,7 @@ impl Model {
         let of = &mut self.logs[usize::from(log.0)];
         let pushed = |message: Bytes| (Audience::All, Push::Log(log, message));
         let missing = || RequestFailure::Refused {
-            text: "the log does not exist".to_owned(),
+            text: "the log does not exist, or the line was replaced".to_owned(),
             is_elsewhere: false,
         };
         match request {
@@ -190,8 +200,11 @@ impl Model {
                 }
                 (Ok(Reply::Done), None)
             }
-            LogRequest::Register(life) => {
-                of.live.insert(key(life));
+            LogRequest::Register(life, line) => {
+                if of.fences.get(&key(life)).is_none_or(|fence| *fence <= line) {
+                    of.fences.insert(key(life), line);
+                    of.live.insert(key(life), line);
+                }
                 (Ok(Reply::Done), None)
             }
             LogRequest::Bury { life, leaver, fresh, .. } => {

@@ -40,8 +40,10 @@ struct Wire {
     node: u16,
     to_redis: VecDeque<(u64, Parcel)>,
     to_node: VecDeque<(u64, Parcel)>,
-    /// Whether the connection drops all that is sent, without an error.
+    /// Whether the connection passes on nothing more, without an error.
     is_dead: bool,
+    /// What was sent to Redis since then.
+    stuck: VecDeque<(u64, Parcel)>,
 }
 
 /// A message that a node must receive, unless it is told of a further loss of messages.
@@ -68,6 +70,8 @@ pub(super) struct World {
     nodes: BTreeMap<u16, Node>,
     born: u16,
     wires: BTreeMap<LineId, Wire>,
+    /// The requests of connections that were given up, which the network delays.
+    late: VecDeque<(u64, Parcel)>,
     lines: u64,
     bodies: u64,
     /// The node that appended, partition, position and body.
@@ -98,6 +102,7 @@ impl World {
             nodes: BTreeMap::new(),
             born: 0,
             wires: BTreeMap::new(),
+            late: VecDeque::new(),
             lines: 0,
             bodies: 0,
             acknowledged: Vec::new(),
@@ -167,7 +172,13 @@ impl World {
 
     fn cut(&mut self, line: LineId) {
         let now = self.now();
-        let Some(Wire { node, .. }) = self.wires.remove(&line) else { return };
+        let Some(Wire { node, to_redis, stuck, .. }) = self.wires.remove(&line) else { return };
+        if !self.is_calm && self.chance(2) {
+            let by_ms = self.below(1_500);
+            let requests = to_redis.into_iter().chain(stuck);
+            self.late.extend(requests.map(|(at, parcel)| (at.max(self.now_ms) + by_ms, parcel)));
+            self.late.make_contiguous().sort_by_key(|(at, _)| *at);
+        }
         let again_ms = self.now_ms + 10 + self.below(200);
         if let Some(node) = self.nodes.get_mut(&node) {
             (node.line, node.reconnect_ms) = (None, again_ms);
@@ -189,6 +200,8 @@ impl World {
         self.redis_down_until_ms = self.now_ms + down_ms;
         self.replicas.clear();
         self.cut_all();
+        // The connections end with the server.
+        self.late.clear();
     }
 
     fn misfortune(&mut self) {
@@ -249,7 +262,10 @@ impl World {
             && let Some(dead) = self.any_node()
         {
             self.nodes.remove(&dead);
-            self.wires.retain(|_, wire| wire.node != dead);
+            let its = self.wires.iter().filter(|(_, wire)| wire.node == dead);
+            for line in its.map(|(line, _)| *line).collect::<Vec<_>>() {
+                self.cut(line);
+            }
         }
         if self.nodes.len() < usize::from(NODES) && self.chance(100) {
             self.start_node();
@@ -307,8 +323,8 @@ impl World {
             if is_due && node.stopped_until_ms <= self.now_ms {
                 self.lines += 1;
                 let line = LineId(self.lines);
-                let (to_redis, to_node) = Default::default();
-                let wire = Wire { node: *number, to_redis, to_node, is_dead: false };
+                let (to_redis, to_node, stuck) = Default::default();
+                let wire = Wire { node: *number, to_redis, to_node, is_dead: false, stuck };
                 self.wires.insert(line, wire);
                 node.connect(line, &self.redis, now);
             }
@@ -318,8 +334,13 @@ impl World {
     /// Sends a parcel, which arrives after all parcels that are on their way in the same direction.
     fn send(&mut self, line: LineId, to_redis: bool, parcel: Parcel) {
         let at = self.now_ms + 1 + self.below(self.delay_max_ms);
-        let Some(wire) = self.wires.get_mut(&line).filter(|wire| !wire.is_dead) else { return };
-        let way = if to_redis { &mut wire.to_redis } else { &mut wire.to_node };
+        let Some(wire) = self.wires.get_mut(&line) else { return };
+        let way = match (to_redis, wire.is_dead) {
+            (true, false) => &mut wire.to_redis,
+            (true, true) => &mut wire.stuck,
+            (false, false) => &mut wire.to_node,
+            (false, true) => return,
+        };
         let at = way.back().map_or(at, |(last, _)| at.max(*last));
         way.push_back((at, parcel));
     }
@@ -334,7 +355,9 @@ impl World {
                 if let Some((audience, push)) = pushed {
                     self.push(audience, &push);
                 }
-                self.send(line, false, Parcel::Replied(call, reply));
+                if let Some(line) = line {
+                    self.send(line, false, Parcel::Replied(call, reply));
+                }
             }
         }
         for line in self.wires.keys().copied().collect::<Vec<_>>() {
@@ -357,13 +380,19 @@ impl World {
         }
     }
 
-    fn next_request(&mut self) -> Option<(LineId, Parcel)> {
+    /// The next request, and its connection unless that was given up.
+    fn next_request(&mut self) -> Option<(Option<LineId>, Parcel)> {
+        let late = self.late.front().filter(|(at, _)| *at <= self.now_ms).map(|(at, _)| *at);
         let due = self.wires.iter().filter_map(|(line, wire)| {
             wire.to_redis.front().filter(|(at, _)| *at <= self.now_ms).map(|(at, _)| (*at, *line))
         });
-        let (_, line) = due.min()?;
+        let next = due.min();
+        if late.is_some_and(|late| next.is_none_or(|(at, _)| late < at)) {
+            return self.late.pop_front().map(|(_, parcel)| (None, parcel));
+        }
+        let (_, line) = next?;
         let (_, parcel) = self.wires.get_mut(&line)?.to_redis.pop_front()?;
-        Some((line, parcel))
+        Some((Some(line), parcel))
     }
 
     /// Pushes to the nodes. A push may be lost, come twice, or overtake another: more than Redis does.

@@ -11,6 +11,8 @@ for _, name in ipairs(places) do
   end
 end
 redis.call('UNLINK', of)
+local line = redis.call('HGET', base .. 'live', life) or redis.call('GET', fence_of(life))
+if line then set_fence(life, text(line + 1)) end
 redis.call('HDEL', base .. 'live', life)
 if #places > 0 then
   append(ARGV[4], 1, tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]))

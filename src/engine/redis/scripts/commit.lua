@@ -1,18 +1,18 @@
--- ARGV: believed identity, fresh epoch, life (node and incarnation), time, head of the batch, the most
+-- ARGV: believed identity, fresh epoch, life (node and incarnation), line, time, head of the batch, the most
 -- records, bytes and milliseconds that are retained; then segments: a kind, the number of records, the
 -- records, and the arguments of the kind. The kinds are 'p' (records only), 'k' (a key that must be new), 'm'
 -- (a member that is put) and any other (a member that is removed).
 -- Answers the epoch, and for each segment its first offset, or the value of a key that was used before,
 -- or -1 if the place is full, or -2 if the life may not change members.
 open(ARGV[1], ARGV[2])
-local life = ARGV[3]
-local parts, outcomes, count = { ARGV[5] }, {}, 0
-local is_live = nil
-local function may_change()
-  if is_live == nil then is_live = redis.call('HEXISTS', base .. 'live', life) == 1 end
-  return is_live
+local life, line = ARGV[3], ARGV[4]
+local live = redis.call('HGET', base .. 'live', life)
+local may_change = live == line
+if not may_change and tonumber(live or redis.call('GET', fence_of(life)) or 0) > tonumber(line) then
+  return redis.error_reply('ERR a later connection of the node has replaced this one')
 end
-local at = 9
+local parts, outcomes, count = { ARGV[6] }, {}, 0
+local at = 10
 while ARGV[at] do
   local kind, records, outcome = ARGV[at], tonumber(ARGV[at + 1]), next_offset + count
   local is_appended = true
@@ -32,7 +32,7 @@ while ARGV[at] do
   elseif kind == 'm' then
     local place, field = base .. 'm:' .. ARGV[given], life .. ARGV[given + 1]
     local is_new = redis.call('HEXISTS', place, field) == 0
-    if not may_change() then
+    if not may_change then
       outcome, is_appended = -2, false
     elseif is_new and redis.call('HLEN', place) >= tonumber(ARGV[given + 3]) then
       outcome, is_appended = -1, false
@@ -43,7 +43,7 @@ while ARGV[at] do
     at = given + 4
   else
     local place, of = base .. 'm:' .. ARGV[given], base .. 'of:' .. life
-    if not may_change() then
+    if not may_change then
       outcome, is_appended = -2, false
     elseif redis.call('HDEL', place, life .. ARGV[given + 1]) == 1
       and redis.call('HINCRBY', of, ARGV[given], -1) <= 0 then
@@ -58,7 +58,7 @@ while ARGV[at] do
   outcomes[#outcomes + 1] = outcome
 end
 if count > 0 then
-  append(table.concat(parts), count, tonumber(ARGV[4]), tonumber(ARGV[6]), tonumber(ARGV[7]),
-    tonumber(ARGV[8]))
+  append(table.concat(parts), count, tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[8]),
+    tonumber(ARGV[9]))
 end
 return { epoch, outcomes }

@@ -21,6 +21,13 @@ end
 
 local function save() redis.call('SET', KEYS[1], packed()) end
 
+-- A fence is the lowest number of a line over which a life may append. A request of a connection that a node has
+-- given up may arrive after those of the next connection, because the network delays it, and would undo them. The
+-- network delays nothing for an hour.
+local function fence_of(life) return base .. 'fence:' .. life end
+
+local function set_fence(life, line) redis.call('SET', fence_of(life), line, 'PX', 3600000) end
+
 -- Begins a new epoch. Without a state, the other keys of the log are of no use, and are deleted. No node may
 -- put members before it has heard of the epoch.
 local function begin(fresh, server)

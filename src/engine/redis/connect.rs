@@ -85,9 +85,12 @@ impl Info {
         lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     }
 
-    /// The identity of the server's process and its data, in the spelling of the scripts.
+    /// The identity of the server's process and its data, in the spelling of the scripts: that of the process
+    /// alone if it has been no replica, because it then changes its `master_replid` without having other data.
     fn identity(&self) -> Option<Identity> {
         let [run, replication] = [self.field("run_id")?, self.field("master_replid")?];
+        let was_replica = self.field("master_replid2")?.contains(|digit| digit != '0');
+        let replication = if was_replica { replication } else { "" };
         Some(Identity(Bytes::from(format!("{run}{replication}"))))
     }
 }

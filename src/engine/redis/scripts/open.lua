@@ -50,11 +50,19 @@ end
 
 -- Begins a new epoch if this server is not the one that the epoch belongs to. `believed` is the identity
 -- that the node found when it connected; the server is asked only if that does not match.
+--
+-- The identity is the id of the process, which another one has after a restart, and the id of its data
+-- (master_replid). A process that was a replica has the data of another one, and says so (master_replid2). One that
+-- was none has its own, although the id of the data changes when a replica is attached, or was absent for an hour.
+-- The believed identity of such a process is the first id alone.
 local function open(believed, fresh)
-  if state and identity == believed then return end
-  local server = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-    .. string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-  if not state or identity ~= server then begin(fresh, server) end
+  if state and string.sub(identity, 1, #believed) == believed then return end
+  local process = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local replication = redis.call('INFO', 'replication')
+  local server = process .. string.match(replication, 'master_replid:(%x+)')
+  local was_replica = string.match(replication, 'master_replid2:0*[1-9a-f]')
+  local same = was_replica and server or process
+  if not state or string.sub(identity, 1, #same) ~= same then begin(fresh, server) end
 end
 
 -- Appends a batch, publishes it, and drops what is no longer retained. The id of a batch is in the bytes 3

@@ -236,6 +236,61 @@ async fn a_replica_that_lags_loses_only_what_is_announced() {
     }
 }
 
+/// The id of a server's data. It changes when a replica is attached, or was absent for long.
+fn data_id(server: &RedisServer) -> String {
+    let info: String = server.ask(&["INFO", "replication"]);
+    let id = info.lines().find_map(|line| line.strip_prefix("master_replid:"));
+    id.expect("an id").to_owned()
+}
+
+/// Makes all nodes connect anew.
+async fn reconnect(server: &RedisServer, trial: &Trial) {
+    server.ask::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    wait(Duration::from_millis(300)).await;
+    for node in 0..trial.nodes.len() {
+        trial.until_up(node, true).await;
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_comes_and_goes_changes_nothing() {
+    let server =
+        RedisServer::start(&["--repl-backlog-ttl", "1", "--repl-diskless-sync-delay", "0"]);
+    let trial = Trial::start(&twice(server.url()), &[]).await;
+    let mut before = data_id(&server);
+    let mut replica = RedisServer::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
+    replica.until_replicates().await;
+    for _ in 0..2 {
+        let deadline = Instant::now() + contract::PATIENCE;
+        while data_id(&server) == before {
+            assert!(Instant::now() < deadline, "the data have another id in time");
+            wait(Duration::from_millis(50)).await;
+        }
+        before = data_id(&server);
+        reconnect(&server, &trial).await;
+        replica.kill();
+    }
+    let outcome = trial.judge().await;
+    assert_eq!(outcome.epochs, 1, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_redis_that_was_a_replica_meanwhile_begins_a_new_epoch() {
+    let server = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
+    let trial = Trial::start(&twice(server.url()), &[]).await;
+    let port = server.port.to_string();
+    let copy = RedisServer::start(&["--replicaof", "127.0.0.1", &port]);
+    copy.until_replicates().await;
+    copy.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    wait(Duration::from_millis(200)).await;
+    // The server takes over the data of its former replica, which lags.
+    server.ask::<()>(&["REPLICAOF", "127.0.0.1", &copy.port.to_string()]);
+    server.until_replicates().await;
+    server.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    let outcome = trial.judge().await;
+    assert_eq!(outcome.epochs, 2, "{outcome:?}");
+}
+
 #[tokio::test]
 async fn the_nodes_of_a_cluster_share_the_logs() {
     let servers = RedisServer::cluster();

@@ -63,8 +63,6 @@ pub(super) enum LogRequest {
         leaver: Bytes,
         /// The epoch to begin if one has to begin.
         fresh: LogEpoch,
-        /// The time, in Unix milliseconds by the node's clock.
-        now_ms: u64,
     },
     /// Renew a lease. The answer is [`Reply::Renewed`].
     Renew(Renew),
@@ -116,8 +114,6 @@ pub(super) struct Commit {
     pub(super) life: Life,
     /// The line over which the batch is sent.
     pub(super) line: LineId,
-    /// The time, in Unix milliseconds by the node's clock.
-    pub(super) now_ms: u64,
     /// The head of the batch.
     pub(super) head: Bytes,
     /// The parts, each of which is appended as a whole or not at all.

@@ -610,7 +610,7 @@ impl Machine {
         let head = super::wire::batch_head(id, now_ms, life.0);
         let appends = self.log(index).commits.under_way();
         self.metrics.engine.batch_appends.observe(appends as f64);
-        let commit = super::request::Commit { identity, fresh, life, line, now_ms, head, segments };
+        let commit = super::request::Commit { identity, fresh, life, line, head, segments };
         self.call(index, Call::Commit(index, now), LogRequest::Commit(commit));
         if let Some(line) = self.lines.get_mut(&line) {
             line.round.begin_batch(now, appends);

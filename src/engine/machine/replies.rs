@@ -238,7 +238,7 @@ impl Machine {
         let id = BatchId(self.rng.next());
         let leaver = wire::leaver(id, now_ms, self.lease.node, life);
         let fresh = self.rng.epoch();
-        let bury = LogRequest::Bury { identity, life, leaver, fresh, now_ms };
+        let bury = LogRequest::Bury { identity, life, leaver, fresh };
         self.call(log, Call::Bury(log, life), bury).is_some()
     }
 }

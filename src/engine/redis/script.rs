@@ -149,9 +149,9 @@ pub(super) fn spell(
         LogRequest::Register(life, line) => {
             (&REGISTER, state.with(life_bytes(life)).number(line.0))
         }
-        LogRequest::Bury { identity, life, leaver, fresh, now_ms } => {
+        LogRequest::Bury { identity, life, leaver, fresh } => {
             let arguments = state.with(identity.0).with(epoch(fresh));
-            let arguments = arguments.with(life_bytes(life)).with(leaver).number(now_ms);
+            let arguments = arguments.with(life_bytes(life)).with(leaver);
             (&BURY, retention(arguments, kept))
         }
         LogRequest::Renew(Renew { life, instance, ttl, is_first, info }) => {
@@ -180,9 +180,9 @@ pub(super) fn spell(
 }
 
 fn commit_arguments(state: Arguments, commit: Commit, kept: LogRetention) -> Arguments {
-    let Commit { identity, fresh, life, line, now_ms, head, segments } = commit;
+    let Commit { identity, fresh, life, line, head, segments } = commit;
     let arguments = state.with(identity.0).with(epoch(fresh)).with(life_bytes(life));
-    let arguments = retention(arguments.number(line.0).number(now_ms).with(head), kept);
+    let arguments = retention(arguments.number(line.0).with(head), kept);
     segments.into_iter().fold(arguments, |arguments, Segment { count, records, terms }| {
         let segment = |kind: &'static str| arguments.with(kind).number(count.into()).with(records);
         match terms {

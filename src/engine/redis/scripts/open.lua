@@ -68,15 +68,17 @@ end
 -- Appends a batch, publishes it, and drops what is no longer retained. The id of a batch is in the bytes 3
 -- to 10 of its head. A mark remembers when and after how many bytes an offset was given; a mark is set at
 -- most once a second and for each 1/64 of `bytes_max`. When nothing is appended for longer than `age`, all
--- that is retained expires.
-local function append(batch, count, now, records_max, bytes_max, age)
+-- that is retained expires. The times are those of this server, and a mark is also set after its clock was set back.
+local function append(batch, count, records_max, bytes_max, age)
+  local clock = redis.call('TIME')
+  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
   local message = '\1\28' .. epoch .. struct.pack('>I8I4', next_offset, count) .. last .. batch
   local first, before = next_offset, bytes
   next_offset, bytes, last = next_offset + count, bytes + #message, string.sub(batch, 3, 10)
   local part, is_marked = bytes_max / 64, false
-  if now - marked >= 1000 or math.floor(before / part) ~= math.floor(bytes / part) then
+  if now - marked >= 1000 or now < marked or math.floor(before / part) ~= math.floor(bytes / part) then
     redis.call('RPUSH', base .. 'marks', struct.pack('>I8I8I8', now, first, before))
-    marked, is_marked = math.max(now, marked), true
+    marked, is_marked = now, true
     local cut
     while true do
       local two = redis.call('LRANGE', base .. 'marks', 0, 1)

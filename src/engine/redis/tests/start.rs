@@ -180,6 +180,27 @@ async fn a_user_with_rights_to_the_prefix_alone_is_enough() {
 }
 
 #[tokio::test]
+async fn a_log_outlives_a_clock_that_is_set_back() {
+    let server = RedisServer::start(&[]);
+    let (node, heard) = (node_at(&server.url(), &[]).await, contract::Heard::new());
+    node.follow(heard.clone());
+    contract::up(&*node).await;
+    contract::append(&*node, 0, "a").await.expect("appended");
+    // The time of the last mark, in milliseconds, lies in the future.
+    let mut state: Vec<u8> = server.ask(&["GET", "herald{p0}:state"]);
+    state[32..40].copy_from_slice(&(1_u64 << 45).to_be_bytes());
+    let client = redis::Client::open(server.url()).expect("a client");
+    let mut connection = client.get_connection().expect("a connection");
+    let set = redis::cmd("SET").arg("herald{p0}:state").arg(&state[..]).exec(&mut connection);
+    set.expect("the state is written");
+    server.ask::<()>(&["PEXPIRE", "herald{p0}:log", "60000"]);
+    contract::append(&*node, 0, "b").await.expect("appended");
+    let expires_ms: u64 = server.ask(&["PTTL", "herald{p0}:log"]);
+    assert!(expires_ms > 60_000, "{expires_ms}");
+    heard.until(|told| told.bodies(0) == ["a", "b"]).await;
+}
+
+#[tokio::test]
 async fn a_log_to_which_nothing_is_appended_forgets_what_is_too_old() {
     let server = RedisServer::start(&[]);
     let more = [("HERALD__ENGINE__LOG_AGE", "1s")];

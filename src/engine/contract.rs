@@ -36,6 +36,7 @@ pub(crate) struct Told {
     told_lost: usize,
     live: Vec<NodeId>,
     incarnations: Vec<Incarnation>,
+    asked: Vec<NodeId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +121,11 @@ impl Told {
 
     pub(crate) fn incarnations(&self) -> Vec<Incarnation> {
         self.incarnations.clone()
+    }
+
+    /// The nodes that have asked this one.
+    pub(crate) fn asked(&self) -> Vec<NodeId> {
+        self.asked.clone()
     }
 }
 
@@ -207,6 +213,7 @@ impl Follower for Heard {
 
     fn asked(&self, from: NodeId, question: Bytes) -> BoxFuture<'static, Bytes> {
         let question = String::from_utf8_lossy(&question).into_owned();
+        self.add(|told| told.asked.push(from));
         Box::pin(async move {
             if question == "never" {
                 std::future::pending::<()>().await;

@@ -67,6 +67,11 @@ impl EngineSettings {
         urls.filter_map(|url| Url::parse(url.trim()).ok()).collect()
     }
 
+    /// The number of the database in Redis, which all URLs name.
+    pub fn database(&self) -> u16 {
+        self.urls().first().map_or(0, database_of)
+    }
+
     /// The hosts of the Redis servers, as they may be shown.
     pub fn name(&self) -> String {
         let hosts = self.urls().into_iter().map(|url| {
@@ -82,6 +87,11 @@ pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// The port of a Redis whose URL does not name one.
 pub const DEFAULT_PORT: u16 = 6379;
+
+/// The number of the database that a URL of Redis names.
+pub(super) fn database_of(url: &Url) -> u16 {
+    url.path().trim_start_matches('/').parse().unwrap_or_default()
+}
 
 /// URLs of Redis servers without passwords; `None` if one of them is not such a URL.
 pub(super) fn shown_urls(raw: &str) -> Option<String> {

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     EngineKind, Environment, LimitSettings, MESSAGE_BYTES_MAX, Settings, SettingsError,
-    layers::Layers,
+    engine::database_of, layers::Layers,
 };
 
 /// The admin password of the two articles that Herald follows. It is public, so it is accepted on loopback only.
@@ -152,7 +152,7 @@ fn engine(settings: &Settings) -> Vec<Rule> {
     let (urls, has_sentinel) = (engine.urls(), engine.sentinel_master.is_some());
     let is_one = urls.len() < 2 || has_sentinel || engine.cluster;
     let is_mixed = urls.iter().any(|url| url.scheme() != urls[0].scheme());
-    let is_numbered = urls.iter().any(|url| !["", "/", "/0"].contains(&url.path()));
+    let is_divided = urls.iter().any(|url| database_of(url) != engine.database());
     let is_private = engine.ca_file.is_some() && urls.iter().any(|url| url.scheme() == "redis");
     let is_sqlite = database.file().is_some() || database.is_in_memory();
     let is_alone = is_shared && *env == Environment::Production && is_sqlite;
@@ -166,7 +166,8 @@ fn engine(settings: &Settings) -> Vec<Rule> {
         ("engine.redis_url", is_shared && urls.is_empty(), no_url.into()),
         ("engine.redis_url", !is_one, several.into()),
         ("engine.redis_url", is_mixed, "must be all redis:// or all rediss://".into()),
-        ("engine.redis_url", engine.cluster && is_numbered, CLUSTER_DATABASE.into()),
+        ("engine.redis_url", is_divided, "must name the same database in all URLs".into()),
+        ("engine.redis_url", engine.cluster && engine.database() != 0, CLUSTER_DATABASE.into()),
         ("engine.cluster", engine.cluster && has_sentinel, twice.into()),
         ("engine.ca_file", is_private, "needs rediss:// in engine.redis_url".into()),
         (

@@ -27,13 +27,25 @@ pub(super) struct Agreement {
     prefix: String,
     partitions: u16,
     owner: String,
+    format: String,
 }
 
 impl Agreement {
     /// The values of a node with these settings. `owner` is the same for all nodes that may share the prefix.
     pub(super) fn new(settings: &EngineSettings, keys: RedisKeys, owner: [u8; 16]) -> Self {
         let owner = owner.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { keys, prefix: settings.prefix.clone(), partitions: settings.partitions, owner }
+        // The channels of these databases had other names before.
+        let format = match settings.database() {
+            0 => FORMAT.to_string(),
+            _ => format!("{FORMAT}b"),
+        };
+        Self {
+            keys,
+            prefix: settings.prefix.clone(),
+            partitions: settings.partitions,
+            owner,
+            format,
+        }
     }
 
     /// Compares the values with those in Redis, and writes them if Redis has none. The connection must lead to
@@ -44,9 +56,9 @@ impl Agreement {
     pub(super) async fn check(&self, commands: &mut MultiplexedConnection) -> CheckResult<()> {
         let mut command = redis::cmd("EVAL");
         command.arg(AGREE).arg(2).arg(self.keys.meta()).arg(self.keys.nodes());
-        command.arg(self.partitions).arg(&self.owner).arg(FORMAT);
+        command.arg(self.partitions).arg(&self.owner).arg(&self.format);
         let (verdict, found) = ask::<(String, String)>(commands, &command).await?;
-        let (prefix, wanted) = (&self.prefix, self.partitions);
+        let (prefix, wanted, format) = (&self.prefix, self.partitions, &self.format);
         Ok(Err(EngineError(match verdict.as_str() {
             "ok" => return Ok(Ok(())),
             "partitions" => format!(
@@ -59,7 +71,7 @@ impl Agreement {
             ),
             "format" => format!(
                 "the servers of the prefix \"{prefix}\" write their log in format {found}, and this version of \
-                 Herald in format {FORMAT}: stop them first, or choose another engine.prefix"
+                 Herald in format {format}: stop them first, or choose another engine.prefix"
             ),
             _ => format!(
                 "engine.prefix \"{prefix}\" is used by something else in this Redis: choose another one"

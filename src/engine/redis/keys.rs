@@ -3,6 +3,8 @@
 //! All keys and channels of one log have the same hash tag, so that they are on one server of a Redis
 //! Cluster: `{p0}`, `{p1}` and so on for the partitions, `{c}` for the log of the messages to all nodes. The
 //! prefix `engine.prefix` precedes the tag.
+//!
+//! Channels belong to no database of Redis, so the names of those of a database other than 0 contain its number.
 
 use crate::engine::{NodeId, machine::Push, request::LogIndex};
 use bytes::Bytes;
@@ -12,14 +14,15 @@ use bytes::Bytes;
 pub(super) struct RedisKeys {
     prefix: String,
     partitions: u16,
+    database: u16,
 }
 
 /// The number of slots of a Redis Cluster.
 const SLOTS: u16 = 16_384;
 
 impl RedisKeys {
-    pub(super) fn new(prefix: &str, partitions: u16) -> Self {
-        Self { prefix: prefix.to_owned(), partitions }
+    pub(super) fn new(prefix: &str, partitions: u16, database: u16) -> Self {
+        Self { prefix: prefix.to_owned(), partitions, database }
     }
 
     pub(super) fn logs(&self) -> impl Iterator<Item = LogIndex> + use<> {
@@ -53,18 +56,28 @@ impl RedisKeys {
         self.base(self.control()) + "meta"
     }
 
-    fn feed(&self, log: LogIndex) -> String {
-        self.base(log) + "feed"
+    /// The part of the names of channels that only the channels of one database have.
+    fn of_database(&self) -> String {
+        if self.database == 0 { String::new() } else { format!("{}/", self.database) }
+    }
+
+    fn channel(&self, log: LogIndex, name: &str) -> String {
+        self.base(log) + &self.of_database() + name
+    }
+
+    /// The channel of a log's messages.
+    pub(super) fn feed(&self, log: LogIndex) -> String {
+        self.channel(log, "feed")
     }
 
     /// The channel of questions to all nodes.
     pub(super) fn everyone(&self) -> String {
-        self.base(self.control()) + "all"
+        self.channel(self.control(), "all")
     }
 
     /// The channel of questions and answers to one node.
     pub(super) fn node(&self, node: NodeId) -> String {
-        format!("{}node:{}", self.base(self.control()), node.0)
+        self.channel(self.control(), &format!("node:{}", node.0))
     }
 }
 
@@ -78,7 +91,7 @@ pub(super) struct Channels {
 impl RedisKeys {
     /// The channel of a node's probes over the line of a log.
     pub(super) fn probe_of(&self, log: LogIndex, node: NodeId) -> String {
-        format!("{}probe:{}", self.base(log), node.0)
+        self.channel(log, &format!("probe:{}", node.0))
     }
 
     /// The slot of a log in a Redis Cluster.
@@ -107,6 +120,7 @@ impl Channels {
     pub(super) fn read(&self, channel: &str, payload: Bytes) -> Option<Push> {
         let rest = channel.strip_prefix(self.keys.prefix.as_str())?.strip_prefix('{')?;
         let (tag, name) = rest.split_once("}:")?;
+        let name = name.strip_prefix(&self.keys.of_database())?;
         let log = match tag.strip_prefix('p') {
             Some(number) => LogIndex(number.parse().ok()?),
             None => self.keys.control(),
@@ -143,8 +157,8 @@ mod tests {
 
     #[test]
     fn every_channel_of_a_node_is_read_as_what_it_is() {
-        let keys = RedisKeys::new("a:b", 2);
-        let channels = Channels::new(keys, NodeId(7));
+        let of_database = |database| Channels::new(RedisKeys::new("a:b", 2, database), NodeId(7));
+        let channels = of_database(0);
         let found = channels.of(&[LogIndex(0), LogIndex(2)]);
         let expected =
             ["a:b{p0}:feed", "a:b{c}:feed", "a:b{p0}:probe:7", "a:b{c}:all", "a:b{c}:node:7"];
@@ -159,6 +173,15 @@ mod tests {
             Push::Letter(payload.clone()),
         ];
         assert_eq!(read.collect::<Vec<_>>(), expected.map(Some));
-        assert_eq!(channels.read("other{p0}:feed", payload), None);
+        assert_eq!(channels.read("other{p0}:feed", payload.clone()), None);
+
+        let numbered = of_database(3);
+        let found = numbered.of(&[LogIndex(2)]);
+        let expected = ["a:b{c}:3/feed", "a:b{c}:3/probe:7", "a:b{c}:3/all", "a:b{c}:3/node:7"];
+        assert_eq!(found, expected);
+        for channel in found {
+            assert!(numbered.read(&channel, payload.clone()).is_some(), "{channel}");
+            assert_eq!(channels.read(&channel, payload.clone()), None, "{channel}");
+        }
     }
 }

@@ -92,7 +92,7 @@ impl RedisEngine {
         owner: [u8; 16],
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, EngineError> {
-        let keys = RedisKeys::new(&settings.prefix, settings.partitions);
+        let keys = RedisKeys::new(&settings.prefix, settings.partitions, settings.database());
         let target = RedisTarget::new(settings, keys.clone()).map_err(EngineError::authorities)?;
         let (settings, (stop, stopped)) = (settings.clone(), oneshot::channel());
         let (started, start) = oneshot::channel();

@@ -20,8 +20,8 @@ use crate::engine::{
 /// The bytes of messages after which one reading of the log ends.
 const READ_BYTES: usize = 1 << 20;
 
-/// The version of the format of a log's state, which the scripts of all nodes read and write. A node with
-/// another version does not start while any node lives.
+/// The version of the format of a log's state, which the scripts of all nodes read and write, and of the names of the
+/// channels. A node with another version does not start while any node lives.
 pub(super) const FORMAT: u32 = 2;
 
 /// The bytes of a log's state before the identity.
@@ -138,7 +138,9 @@ pub(super) fn spell(
     let state = Arguments::default().with(keys.state(log));
     let nodes = Arguments::default().with(keys.nodes());
     let (script, arguments): (&'static Script, _) = match request {
-        LogRequest::Commit(commit) => (&COMMIT, commit_arguments(state, commit, kept)),
+        LogRequest::Commit(commit) => {
+            (&COMMIT, commit_arguments(state, commit, kept, keys.feed(log)))
+        }
         LogRequest::Read(ReadRange { identity, fresh, from }) => {
             let from = from.map_or_else(String::new, |from| from.to_string());
             let arguments = state.with(identity.0).with(epoch(fresh)).with(from);
@@ -152,7 +154,7 @@ pub(super) fn spell(
         LogRequest::Bury { identity, life, leaver, fresh } => {
             let arguments = state.with(identity.0).with(epoch(fresh));
             let arguments = arguments.with(life_bytes(life)).with(leaver);
-            (&BURY, retention(arguments, kept))
+            (&BURY, appending(arguments, kept, keys.feed(log)))
         }
         LogRequest::Renew(Renew { life, instance, ttl, is_first, info }) => {
             let arguments = of_lease(nodes, life).with(instance.0.to_vec());
@@ -179,10 +181,15 @@ pub(super) fn spell(
     RequestSpelling::Script(script, arguments)
 }
 
-fn commit_arguments(state: Arguments, commit: Commit, kept: LogRetention) -> Arguments {
+fn commit_arguments(
+    state: Arguments,
+    commit: Commit,
+    kept: LogRetention,
+    channel: String,
+) -> Arguments {
     let Commit { identity, fresh, life, line, head, segments } = commit;
     let arguments = state.with(identity.0).with(epoch(fresh)).with(life_bytes(life));
-    let arguments = retention(arguments.number(line.0).with(head), kept);
+    let arguments = appending(arguments.number(line.0).with(head), kept, channel);
     segments.into_iter().fold(arguments, |arguments, Segment { count, records, terms }| {
         let segment = |kind: &'static str| arguments.with(kind).number(count.into()).with(records);
         match terms {
@@ -201,9 +208,10 @@ fn commit_arguments(state: Arguments, commit: Commit, kept: LogRetention) -> Arg
     })
 }
 
-fn retention(arguments: Arguments, kept: LogRetention) -> Arguments {
+/// The arguments by which a script appends to a log.
+fn appending(arguments: Arguments, kept: LogRetention, channel: String) -> Arguments {
     let LogRetention { records_max, bytes_max, age_ms } = kept;
-    arguments.number(records_max).number(bytes_max).number(age_ms)
+    arguments.with(channel).number(records_max).number(bytes_max).number(age_ms)
 }
 
 /// The commands that read the positions of the logs and publish a number afterwards. When the number

@@ -257,6 +257,10 @@ fn an_engine_must_be_reachable_by_what_its_settings_say() {
             "engine.redis_url (from REDIS_URL): must be all redis:// or all rediss://",
         ),
         (
+            vec![("REDIS_URL", "redis://a/1,redis://b"), ("HERALD__ENGINE__SENTINEL_MASTER", "m")],
+            "engine.redis_url (from REDIS_URL): must name the same database in all URLs",
+        ),
+        (
             vec![("REDIS_URL", "redis://a/1"), ("HERALD__ENGINE__CLUSTER", "true")],
             "engine.redis_url (from REDIS_URL): must name no database but 0 with engine.cluster",
         ),

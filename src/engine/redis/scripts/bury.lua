@@ -1,4 +1,4 @@
--- ARGV: believed identity, fresh epoch, life, the batch that says that its members leave, the most
+-- ARGV: believed identity, fresh epoch, life, the batch that says that its members leave, the channel, the most
 -- records, bytes and milliseconds that are retained.
 open(ARGV[1], ARGV[2])
 local life = ARGV[3]
@@ -15,6 +15,6 @@ local line = redis.call('HGET', base .. 'live', life) or redis.call('GET', fence
 if line then set_fence(life, text(line + 1)) end
 redis.call('HDEL', base .. 'live', life)
 if #places > 0 then
-  append(ARGV[4], 1, tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
+  append(ARGV[4], 1, ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]))
 end
 return 1

@@ -1,5 +1,5 @@
--- ARGV: believed identity, fresh epoch, life (node and incarnation), line, head of the batch, the most records,
--- bytes and milliseconds that are retained; then segments: a kind, the number of records, the
+-- ARGV: believed identity, fresh epoch, life (node and incarnation), line, head of the batch, the channel, the
+-- most records, bytes and milliseconds that are retained; then segments: a kind, the number of records, the
 -- records, and the arguments of the kind. The kinds are 'p' (records only), 'k' (a key that must be new), 'm'
 -- (a member that is put) and any other (a member that is removed).
 -- Answers the epoch, and for each segment its first offset, or the value of a key that was used before,
@@ -12,7 +12,7 @@ if not may_change and tonumber(live or redis.call('GET', fence_of(life)) or 0) >
   return redis.error_reply('ERR a later connection of the node has replaced this one')
 end
 local parts, outcomes, count = { ARGV[5] }, {}, 0
-local at = 9
+local at = 10
 while ARGV[at] do
   local kind, records, outcome = ARGV[at], tonumber(ARGV[at + 1]), next_offset + count
   local is_appended = true
@@ -58,6 +58,7 @@ while ARGV[at] do
   outcomes[#outcomes + 1] = outcome
 end
 if count > 0 then
-  append(table.concat(parts), count, tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]))
+  append(table.concat(parts), count, ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]),
+    tonumber(ARGV[9]))
 end
 return { epoch, outcomes }

@@ -69,7 +69,7 @@ end
 -- to 10 of its head. A mark remembers when and after how many bytes an offset was given; a mark is set at
 -- most once a second and for each 1/64 of `bytes_max`. When nothing is appended for longer than `age`, all
 -- that is retained expires. The times are those of this server, and a mark is also set after its clock was set back.
-local function append(batch, count, records_max, bytes_max, age)
+local function append(batch, count, channel, records_max, bytes_max, age)
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
   local message = '\1\28' .. epoch .. struct.pack('>I8I4', next_offset, count) .. last .. batch
@@ -98,6 +98,6 @@ local function append(batch, count, records_max, bytes_max, age)
     redis.call('PEXPIRE', base .. 'log', text(age + 2000))
     redis.call('PEXPIRE', base .. 'marks', text(age + 2000))
   end
-  redis.call('PUBLISH', base .. 'feed', message)
+  redis.call('PUBLISH', channel, message)
   save()
 end

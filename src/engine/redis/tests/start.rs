@@ -104,20 +104,32 @@ async fn a_cluster_that_is_none_stops_the_start() {
 }
 
 #[tokio::test]
-async fn two_prefixes_hear_nothing_of_each_other() {
-    let server = RedisServer::start(&[]);
-    let (one, one_heard) = (node_at(&server.url(), &[]).await, contract::Heard::new());
-    let other = node_at(&server.url(), &[("HERALD__ENGINE__PREFIX", "other")]).await;
-    let other_heard = contract::Heard::new();
-    one.follow(one_heard.clone());
-    other.follow(other_heard.clone());
-    contract::up(&*one).await;
-    contract::up(&*other).await;
-    contract::append(&*one, 0, "one").await.expect("appended");
-    contract::append(&*other, 0, "other").await.expect("appended");
-    one_heard.until(|told| told.bodies(0) == ["one"]).await;
-    other_heard.until(|told| told.bodies(0) == ["other"]).await;
-    assert_eq!((one.nodes().len(), other.nodes().len()), (1, 1));
+async fn two_prefixes_and_two_databases_hear_nothing_of_each_other() {
+    for (database, prefix) in [(0, "other"), (1, "herald")] {
+        let server = RedisServer::start(&[]);
+        let url = format!("{}/{database}", server.url());
+        let one = node_at(&server.url(), &[]).await;
+        let other = node_at(&url, &[("HERALD__ENGINE__PREFIX", prefix)]).await;
+        let second = node_at(&server.url(), &[]).await;
+        let [one_heard, other_heard, second_heard] = [(); 3].map(|()| contract::Heard::new());
+        for (node, heard) in [(&one, &one_heard), (&other, &other_heard), (&second, &second_heard)]
+        {
+            node.follow(heard.clone());
+            contract::up(&**node).await;
+        }
+        one_heard.until(|told| told.live().len() == 2).await;
+        contract::append(&*one, 0, "one").await.expect("appended");
+        contract::append(&*other, 0, "other").await.expect("appended");
+        one_heard.until(|told| told.bodies(0) == ["one"]).await;
+        other_heard.until(|told| told.bodies(0) == ["other"]).await;
+        assert_eq!((one.nodes().len(), other.nodes().len()), (2, 1), "{url} {prefix}");
+        let answers = one.ask(None, "who?".into(), contract::soon()).await.expect("answers");
+        assert_eq!(answers.len(), 2);
+        other.ask(None, "who?".into(), contract::soon()).await.expect("an answer");
+        let asked = |heard: &contract::Heard| heard.with(contract::Told::asked);
+        assert_eq!(asked(&second_heard), [one.node()], "{url} {prefix}");
+        assert_eq!(asked(&other_heard), [other.node()], "{url} {prefix}");
+    }
 }
 
 #[tokio::test]

@@ -5,12 +5,23 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
+
 use super::{
+    super::{
+        driver,
+        keys::RedisKeys,
+        script::{self, LogRetention},
+    },
     proxy::{Mode, Proxy},
     redis_server::RedisServer,
     trial::Trial,
 };
-use crate::engine::{Engine as _, EngineState, contract};
+use crate::engine::{
+    Engine as _, EngineState, LogEpoch, MemberChange, Terms, contract,
+    request::{Commit, Identity, LineId, LogIndex, LogRequest, Reply, RequestFailure, Segment},
+    wire::{self, BatchId},
+};
 
 /// The pauses before the faults of each run.
 fn pauses() -> impl Iterator<Item = Duration> {
@@ -250,6 +261,56 @@ async fn reconnect(server: &RedisServer, trial: &Trial) {
     for node in 0..trial.nodes.len() {
         trial.until_up(node, true).await;
     }
+}
+
+/// Sends a request over a connection of its own, as if the network had delayed it.
+async fn send_late(server: &RedisServer, request: LogRequest) -> Result<Reply, RequestFailure> {
+    let client = redis::Client::open(server.url()).expect("a client");
+    let commands = client.get_multiplexed_async_connection().await.expect("a connection");
+    let kept = LogRetention { records_max: 1_000, bytes_max: 1 << 20, age_ms: 60_000 };
+    let read = script::reader_of(&request);
+    let spelling = script::spell(&RedisKeys::new("herald", 4, 0), LogIndex(2), request, kept);
+    driver::ask(commands, spelling, read).await
+}
+
+#[tokio::test]
+async fn a_delayed_request_of_an_earlier_connection_or_of_a_dead_node_changes_nothing() {
+    let server = RedisServer::start(&[]);
+    let trial = Trial::start(&twice(server.url()), &[]).await;
+    let [(near, near_heard), (far, _)] = &trial.nodes[..] else { panic!("two nodes") };
+    contract::put(&**far, 2, "room", "far", 9).await.expect("put");
+    reconnect(&server, &trial).await;
+    contract::put(&**far, 2, "room", "again", 9).await.expect("put");
+    let life = (far.node(), far.incarnation());
+    let late = |line| {
+        let (place, member) = ("room".into(), "ghost".into());
+        let put = MemberChange::Put { place, member, value: Bytes::new(), members_max: 9 };
+        let mut records = BytesMut::new();
+        wire::put_records(&[contract::record("ghost")], &mut records);
+        let records = records.freeze();
+        let plain = Segment { count: 1, records: records.clone(), terms: Terms::None };
+        let segments = vec![plain, Segment { count: 1, records, terms: Terms::Member(put) }];
+        let (head, identity) = (wire::batch_head(BatchId(7), 0, life.0), Identity(Bytes::new()));
+        LogRequest::Commit(Commit { identity, fresh: LogEpoch(7), life, line, head, segments })
+    };
+    let (first, later) = (LineId(1), LineId(1_000));
+    for _ in 0..2 {
+        send_late(&server, LogRequest::Register(life, first)).await.expect("an answer");
+        let refused = send_late(&server, late(first)).await;
+        assert!(matches!(refused, Err(RequestFailure::Refused { .. })), "{refused:?}");
+    }
+    assert_eq!(contract::members(&**near, 2, "room").await, ["again", "far"]);
+
+    // The node dies after it has connected once more.
+    send_late(&server, LogRequest::Register(life, later)).await.expect("an answer");
+    far.crash();
+    near_heard.until(|told| told.left() == [life]).await;
+    send_late(&server, LogRequest::Register(life, later)).await.expect("an answer");
+    let refused = send_late(&server, late(later)).await;
+    assert!(matches!(refused, Err(RequestFailure::Refused { .. })), "{refused:?}");
+    assert!(contract::members(&**near, 2, "room").await.is_empty());
+    let has_ghost = |told: &contract::Told| told.bodies(2).iter().any(|body| body == "ghost");
+    assert!(!near_heard.with(has_ghost));
 }
 
 #[tokio::test]

@@ -129,7 +129,7 @@ impl LongPolls {
         let polled = self.poll_here(id).await;
         if self.topics.is_some() {
             // The client fetches at this node now, so an earlier fetch through another node is over.
-            self.passed.lock().forget(id);
+            self.passed.lock().forget_fetches(id);
         }
         polled
     }

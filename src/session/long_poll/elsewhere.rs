@@ -239,7 +239,7 @@ impl LongPolls {
         let mut frames = match polled {
             Some(Polled::Frames(frames)) => frames,
             Some(Polled::Gone) => {
-                self.passed.lock().forget(id);
+                self.passed.lock().forget_fetches(id);
                 return Bytes::from_static(&[GONE]);
             }
             None => Vec::new(),
@@ -275,6 +275,10 @@ impl LongPolls {
     /// Recalls a fetch, because its client has disconnected before the answer reached it.
     pub(super) fn recalled(&self, id: Uuid, number: Uuid) {
         let mut passed = self.passed.lock();
+        // A session that ends is forgotten after it has left the list, so nothing is kept for it.
+        if self.find(id).is_none() {
+            return;
+        }
         let frames = passed.recall(id, number);
         self.put_back(id, frames);
     }

@@ -142,8 +142,8 @@ impl Change {
 pub(super) enum Home {
     /// On a thread of this server, which is not part of a cluster.
     Worker(WorkerId),
-    /// On a node of the cluster, in this incarnation.
-    Node(NodeId, u64),
+    /// On a node of the cluster.
+    Node(NodeId),
 }
 
 impl From<WorkerId> for Home {

@@ -81,18 +81,12 @@ impl Follower for BrokerFollower {
         topics.interrupt(partition, epoch, next);
     }
 
-    fn members_left(
-        &self,
-        partition: Partition,
-        at: LogPosition,
-        node: NodeId,
-        incarnation: Incarnation,
-    ) {
+    fn members_left(&self, partition: Partition, at: LogPosition, node: NodeId, _: Incarnation) {
         let Some(topics) = self.topics() else { return };
         let Some(cluster) = topics.cluster() else { return };
         let mut following = cluster.heads.lock(partition);
         for stream in topics.directory().of_partition(&cluster.heads, partition) {
-            stream.tell_tracker(MembersLeft { offset: at.offset, node, incarnation });
+            stream.tell_tracker(MembersLeft { offset: at.offset, node });
         }
         following.read(at.offset);
     }

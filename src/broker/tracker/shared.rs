@@ -57,13 +57,13 @@ pub(in crate::broker) struct MembersRead {
     pub(in crate::broker) entry: MembersEntry,
 }
 
-/// All members of an incarnation of a node have left, at this position of the log.
+/// All members of a node have left, at this position of the log, because its incarnation has ended. Those of its
+/// next incarnation come later: the engine lets an incarnation put members only when those of the last one have left.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::broker) struct MembersLeft {
     pub(in crate::broker) offset: u64,
     pub(in crate::broker) node: NodeId,
-    pub(in crate::broker) incarnation: Incarnation,
 }
 
 /// This node has another incarnation: all its members have left, and join again.
@@ -405,8 +405,7 @@ impl Tracker {
             fanout.do_send(Entered { place, session, id, members });
         }
         let Some(persona) = value.persona() else { return };
-        let (home, reference) =
-            (Home::Node(session.node(), record.incarnation), value.reference.clone().into());
+        let (home, reference) = (Home::Node(session.node()), value.reference.clone().into());
         match persona.meta.custom.clone() {
             // An update of an existing member changes only its custom data. A member that had left with its
             // node's last incarnation joins instead.
@@ -468,8 +467,8 @@ impl Handler<MembersLeft> for Tracker {
     type Result = ();
 
     fn handle(&mut self, left: MembersLeft, ctx: &mut Self::Context) {
-        let MembersLeft { offset, node, incarnation } = left;
-        let home = Home::Node(node, incarnation.0);
+        let MembersLeft { offset, node } = left;
+        let home = Home::Node(node);
         let channels: Vec<_> = self.gatherings.keys().cloned().collect();
         for channel in channels {
             self.take_or_keep(&channel, offset, LogChange::Left(home), ctx);

@@ -34,6 +34,8 @@ struct ChosenFaults {
     /// The answers to the next readings of members are held back until these are received: the members as they
     /// were at the time of the reading, or an error.
     held: VecDeque<oneshot::Receiver<HeldAnswer>>,
+    /// The next changes of members are held back until these are received.
+    held_changes: VecDeque<oneshot::Receiver<()>>,
     changes: MemberChanges,
 }
 
@@ -61,9 +63,17 @@ impl FaultyEngine {
         answer
     }
 
-    /// Returns whether all readings that are to be held back have begun.
+    /// Holds back the next change of members, until it is let go.
+    pub(super) fn hold_change(&self) -> oneshot::Sender<()> {
+        let (go, held) = oneshot::channel();
+        self.faults.lock().held_changes.push_back(held);
+        go
+    }
+
+    /// Returns whether all readings and changes that are to be held back have begun.
     pub(super) fn holds_all(&self) -> bool {
-        self.faults.lock().held.is_empty()
+        let faults = self.faults.lock();
+        faults.held.is_empty() && faults.held_changes.is_empty()
     }
 
     /// The changes so far.
@@ -108,6 +118,14 @@ impl Engine for FaultyEngine {
             MemberChange::Remove { .. } => &mut faults.changes.removals,
         };
         *counted += 1;
+        if let Some(held) = faults.held_changes.pop_front() {
+            let inner = self.inner.clone();
+            return async move {
+                let _ = held.await;
+                inner.append(partition, append, deadline).await
+            }
+            .boxed();
+        }
         self.inner.append(partition, append, deadline)
     }
 

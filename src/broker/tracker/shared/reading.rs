@@ -78,7 +78,7 @@ impl Tracker {
                 continue;
             };
             let Some(persona) = value.persona() else { continue };
-            let home = Home::Node(member.node, member.incarnation.0);
+            let home = Home::Node(member.node);
             // The limit does not apply here: the engine has enforced it for all nodes.
             let _ = gathering.presence.track(session, home, persona, value.reference.into());
         }

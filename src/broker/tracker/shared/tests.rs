@@ -12,6 +12,7 @@ use super::{
             Broker, FORMAT, Probe, SUBSCRIPTION, channel, key, shown, until, until_up, whole,
         },
     },
+    super::WhoIsThere,
     faulty_engine::{FaultyEngine, HeldAnswer, MemberChanges},
     *,
 };
@@ -263,4 +264,35 @@ async fn a_member_that_is_put_again_has_another_reference() {
     // Clients drop the meta with the reference that has left.
     let is_another = |now: Option<_>| now.is_some() && now != before;
     until("ada is back with another reference", async || is_another(reference().await)).await;
+}
+
+/// Sets the custom data of a member of the node.
+async fn say(node: &FaultyNode, probe: &Probe, custom: &str) {
+    let channel = room().channel.expect("a channel");
+    let custom = JsonText::of_text(custom);
+    let updated = node.broker.topics.update(&room().key, channel, probe.session, custom).await;
+    updated.expect("a tracker");
+}
+
+#[actix_web::test]
+async fn a_member_that_was_updated_while_its_lease_ran_out_leaves_with_the_next_one() {
+    let node = FaultyNode::start().await;
+    let mut bob = node.enter_other(1, "bob").await;
+    let mut ada = node.enter(2, "ada").await;
+    node.until_listed("[ada={} bob={}]").await;
+    let update = node.engine.hold_change();
+    say(&node, &ada, "busy").await;
+    until("the update is being appended", async || node.engine.holds_all()).await;
+    node.shared.lapse(node.engine.node());
+    // The tracker of this node knows of the next lease when the node has read a later publication.
+    node.other.publish(&room().key, "room", "barrier").await;
+    while ada.next().await != "room barrier" {}
+    let tracker = node.broker.topics.tracker(&room().key).expect("a tracker");
+    let channel = room().channel.expect("a channel");
+    tracker.send(WhoIsThere(channel)).await.expect("a tracker");
+    update.send(()).expect("an update");
+    until("ada is written again", async || node.engine.changes().puts == 3).await;
+    while !bob.next().await.starts_with("room +[ada=\"busy\"]") {}
+    node.shared.kill(node.engine.node());
+    while !bob.next().await.starts_with("room +[] -[ada") {}
 }

@@ -8,7 +8,8 @@
 //!
 //! For each of its own members the node keeps the state that it should have in the log. A change
 //! that the log did not take is written again until the log has it, so that no stale member
-//! remains. A member that the log has lost is written again, too.
+//! remains. A member that the log has lost is written again, too, and so is one that the log has in an earlier
+//! state, because a command of a broken connection has arrived late.
 
 #[cfg(test)]
 mod faulty_engine;
@@ -156,14 +157,18 @@ impl SharedMembers {
     /// Removes all members of this node from the log, without waiting for the outcome, because this tracker is
     /// about to end.
     pub(super) fn withdraw(self, key: &ScopeKey, topics: &Topics) {
-        let Some(cluster) = topics.cluster() else { return };
-        let partition = cluster.heads().partition_of(key);
         for (channel, session) in self.own.into_keys() {
-            let append = append(key, &channel, session, None, cluster.engine().incarnation(), 0);
-            let deadline = Instant::now() + topics.wait_max();
-            drop(cluster.engine().append(partition, append, deadline));
+            remove(key, &channel, session, topics);
         }
     }
+}
+
+/// Removes a member of this node from the log, without waiting for the outcome.
+fn remove(key: &ScopeKey, channel: &ChannelName, session: SessionId, topics: &Topics) {
+    let Some(cluster) = topics.cluster() else { return };
+    let append = append(key, channel, session, None, cluster.engine().incarnation(), 0);
+    let deadline = Instant::now() + topics.wait_max();
+    drop(cluster.engine().append(cluster.heads().partition_of(key), append, deadline));
 }
 
 /// The append that puts a member into this state, or removes it.
@@ -378,14 +383,8 @@ impl Tracker {
         }
     }
 
-    /// Takes a change that was read from the log at this offset.
-    fn take(
-        &mut self,
-        channel: &ChannelName,
-        offset: u64,
-        change: LogChange,
-        ctx: &mut Context<Self>,
-    ) {
+    /// Takes a change that was read from the log.
+    fn take(&mut self, channel: &ChannelName, change: LogChange) {
         let Some(gathering) = self.gatherings.get_mut(channel) else { return };
         let record = match change {
             LogChange::Left(home) => return gathering.presence.untrack_home(home),
@@ -393,8 +392,7 @@ impl Tracker {
         };
         let session = SessionId(record.session);
         let Some(value) = record.member else {
-            gathering.presence.untrack(session);
-            return self.take_removal(channel, offset, session, ctx);
+            return gathering.presence.untrack(session);
         };
         let own =
             self.shared.as_mut().and_then(|shared| shared.own.get_mut(&(channel.clone(), session)));
@@ -417,20 +415,29 @@ impl Tracker {
         }
     }
 
-    /// Takes a removal that was read from the log. If it removes a member of this node that should be there, the
-    /// member is written again: after a short outage of the log, an earlier tracker of the scope may write the
-    /// removal of a session that has joined again with this one.
-    fn take_removal(
-        &mut self,
-        channel: &ChannelName,
-        offset: u64,
-        session: SessionId,
-        ctx: &mut Context<Self>,
-    ) {
-        let Some(shared) = self.shared() else { return };
-        let Some(own) = shared.own.get_mut(&(channel.clone(), session)) else { return };
-        if own.removed(offset) {
-            self.write(channel, session, ctx);
+    /// Takes notice of a change of a member of this node that was read from the log. If it is not the one that this
+    /// tracker has written last, the state that the member should have is written again: after a short outage of
+    /// the log, an earlier tracker of the scope may write the removal of a session that has joined again with this
+    /// one, and a command of the broken connection may arrive late.
+    fn mend_own(&mut self, offset: u64, record: &MemberRecord, ctx: &mut Context<Self>) {
+        let (Some(shared), Some(cluster)) = (self.shared.as_deref_mut(), self.topics.cluster())
+        else {
+            return;
+        };
+        let Ok(channel) = ChannelName::parse(&record.channel) else { return };
+        let (channel, session) = (&channel, SessionId(record.session));
+        match shared.own.get_mut(&(channel.clone(), session)) {
+            Some(own) => {
+                if own.changed(offset) {
+                    self.write(channel, session, ctx);
+                }
+            }
+            None => {
+                let is_of_this_life = record.incarnation == cluster.engine().incarnation().0;
+                if record.member.is_some() && is_of_this_life {
+                    remove(&self.key, channel, session, &self.topics);
+                }
+            }
         }
     }
 
@@ -446,7 +453,7 @@ impl Tracker {
         if let Some(reading) = reading {
             return reading.keep(offset, change);
         }
-        self.take(channel, offset, change, ctx);
+        self.take(channel, change);
         self.announce_if_due(channel, ctx);
     }
 }
@@ -456,6 +463,9 @@ impl Handler<MembersRead> for Tracker {
 
     fn handle(&mut self, MembersRead { offset, entry }: MembersRead, ctx: &mut Self::Context) {
         let Some(record) = entry.read() else { return };
+        if SessionId(record.session).node() == self.topics.node() {
+            self.mend_own(offset, &record, ctx);
+        }
         // Changes of a channel without subscribers on this node are ignored.
         let known = self.gatherings.get_key_value(record.channel.as_str());
         let Some(channel) = known.map(|(channel, _)| channel.clone()) else { return };

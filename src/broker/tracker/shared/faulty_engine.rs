@@ -36,6 +36,7 @@ struct ChosenFaults {
     held: VecDeque<oneshot::Receiver<HeldAnswer>>,
     /// The next changes of members are held back until these are received.
     held_changes: VecDeque<oneshot::Receiver<()>>,
+    first_put: Option<(Partition, Append)>,
     changes: MemberChanges,
 }
 
@@ -76,6 +77,12 @@ impl FaultyEngine {
         faults.held.is_empty() && faults.held_changes.is_empty()
     }
 
+    /// Puts the first member once more, as a command of a broken connection does that arrives late.
+    pub(super) async fn repeat_first_put(&self) {
+        let (partition, put) = self.faults().first_put.clone().expect("a put");
+        self.inner.append(partition, put, Instant::now()).await.expect("an answer");
+    }
+
     /// The changes so far.
     pub(super) fn changes(&self) -> MemberChanges {
         self.faults.lock().changes
@@ -114,7 +121,10 @@ impl Engine for FaultyEngine {
                 faults.changes.refused += 1;
                 return async { Err(AppendError::Unavailable) }.boxed();
             }
-            MemberChange::Put { .. } => &mut faults.changes.puts,
+            MemberChange::Put { .. } => {
+                faults.first_put.get_or_insert_with(|| (partition, append.clone()));
+                &mut faults.changes.puts
+            }
             MemberChange::Remove { .. } => &mut faults.changes.removals,
         };
         *counted += 1;

@@ -25,8 +25,8 @@ pub(super) struct OwnMember {
     pub(super) may_be_logged: bool,
     /// The offset of its last acknowledged state in this incarnation; `None` if the next state is a join.
     pub(super) put_at: Option<u64>,
-    /// The offset of the last removal that was read from the log.
-    removed_at: Option<u64>,
+    /// The offset of the last change of the member that was read from the log.
+    changed_at: Option<u64>,
     /// The join that waits until the member is read from the log.
     pub(super) entering: Option<EnteringMember>,
 }
@@ -61,7 +61,7 @@ impl OwnMember {
             is_under_way: false,
             may_be_logged: false,
             put_at: None,
-            removed_at: None,
+            changed_at: None,
             entering: None,
         }
     }
@@ -80,21 +80,25 @@ impl OwnMember {
         let is_replaced = self.is_dirty && self.entering.is_some();
         self.put_at = (is_put && !is_replaced).then_some(offset);
         self.mend();
+        if !is_put && self.changed_at.is_some_and(|at| at > offset) {
+            // It must be removed once more.
+            (self.is_dirty, self.may_be_logged) = (true, true);
+        }
     }
 
-    /// Notes that a removal was read from the log at this offset. Returns whether the member must be written
-    /// again.
-    pub(super) fn removed(&mut self, offset: u64) -> bool {
-        self.removed_at = Some(offset);
+    /// Notes that a change of the member was read from the log at this offset. Returns whether the member must be
+    /// written again.
+    pub(super) fn changed(&mut self, offset: u64) -> bool {
+        self.changed_at = Some(offset);
         self.mend()
     }
 
-    /// If the log has removed the member after its last acknowledged state, although it should be there, it must
-    /// be written again, as a join. While a change is being appended, its acknowledgement decides. The removals
-    /// before that state are the member's own, which may be read later than they are acknowledged.
+    /// If the log has changed or removed the member after its last acknowledged state, although it should have that
+    /// state, it must be written again, as a join. While a change is being appended, its acknowledgement decides.
+    /// The changes up to that state are the member's own, which may be read later than they are acknowledged.
     fn mend(&mut self) -> bool {
-        let is_removed = self.put_at.zip(self.removed_at).is_some_and(|(put, gone)| gone > put);
-        let is_lost = is_removed && self.wanted.is_some() && !self.is_under_way;
+        let is_changed = self.put_at.zip(self.changed_at).is_some_and(|(put, other)| other > put);
+        let is_lost = is_changed && self.wanted.is_some() && !self.is_under_way;
         if is_lost {
             (self.is_dirty, self.put_at) = (true, None);
         }
@@ -115,6 +119,6 @@ impl OwnMember {
 
     /// Forgets all offsets, because the log may have another numbering from now on.
     pub(super) fn forget_offsets(&mut self) {
-        (self.put_at, self.removed_at) = (None, None);
+        (self.put_at, self.changed_at) = (None, None);
     }
 }

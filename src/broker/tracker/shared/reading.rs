@@ -83,8 +83,8 @@ impl Tracker {
             let _ = gathering.presence.track(session, home, persona, value.reference.into());
         }
         gathering.adopt();
-        for (offset, change) in kept.into_iter().filter(|(offset, _)| *offset >= at.offset) {
-            self.take(channel, offset, change, ctx);
+        for (_, change) in kept.into_iter().filter(|(offset, _)| *offset >= at.offset) {
+            self.take(channel, change);
         }
         self.announce_if_due(channel, ctx);
         self.write_channel(channel, ctx);

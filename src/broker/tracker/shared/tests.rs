@@ -296,3 +296,26 @@ async fn a_member_that_was_updated_while_its_lease_ran_out_leaves_with_the_next_
     node.shared.kill(node.engine.node());
     while !bob.next().await.starts_with("room +[] -[ada") {}
 }
+
+#[actix_web::test]
+async fn a_member_that_is_put_once_more_after_it_has_left_is_removed() {
+    let node = FaultyNode::start().await;
+    let _open = node.keep_open().await;
+    let ada = node.enter(1, "ada").await;
+    node.broker.leave(&ada, room()).await;
+    node.until_listed("[]").await;
+    node.engine.repeat_first_put().await;
+    node.until_listed("[]").await;
+}
+
+#[actix_web::test]
+async fn a_member_whose_earlier_state_is_put_once_more_is_written_again() {
+    let node = FaultyNode::start().await;
+    let ada = node.enter(1, "ada").await;
+    say(&node, &ada, "busy").await;
+    node.until_listed("[ada=\"busy\"]").await;
+    node.engine.repeat_first_put().await;
+    node.until_listed("[ada=\"busy\"]").await;
+    let MemberChanges { puts, removals, .. } = node.engine.changes();
+    assert_eq!((puts, removals), (3, 0));
+}

@@ -4,6 +4,9 @@
 //! channels. When the number of subscribers of a wanted channel changes on a node, that node tells all
 //! nodes, and each node that wants the channel asks for the number anew. Changes of channels that no other
 //! node wants are not sent.
+//!
+//! Clients choose the names of channels, so every list of channels has a limit. Beyond it, all channels stand for
+//! the list: all count as wanted, or the numbers of all are asked for.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -48,6 +51,10 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const PLACES_PER_MESSAGE: usize = 1_000;
 const ASKED_AT_ONCE: usize = 64;
 
+/// The most channels that are remembered as wanted by other nodes, and the most for each kind of message and for
+/// questions that are due.
+const PLACES_MAX: usize = 20_000;
+
 /// The name of the message with the channels that a node wants.
 const WANTED: &str = "counts_wanted";
 
@@ -64,9 +71,10 @@ pub(super) struct SharedCounts {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The channels that other nodes want, each with the time at which it is forgotten. There are never more
-    /// than all nodes have subscribers.
+    /// The channels that other nodes want, each with the time at which it is forgotten.
     wanted: HashMap<Place, Instant>,
+    /// The time until which all channels count as wanted, because other nodes want more than may be remembered.
+    all_wanted_until: Option<Instant>,
     due: DueCounts,
 }
 
@@ -80,8 +88,10 @@ struct DueCounts {
     /// Channels whose numbers have changed on another node.
     to_ask: HashSet<Place>,
     /// Whether this node must repeat all channels that it wants, and ask for their numbers, because nodes have
-    /// come or gone, or messages may have been missed.
+    /// come or gone, messages may have been missed, or too many channels were due.
     is_all_due: bool,
+    /// Whether the numbers of more channels have changed here than are remembered.
+    is_all_changed: bool,
 }
 
 /// The body of both messages.
@@ -89,14 +99,42 @@ struct DueCounts {
 struct CountedPlaces {
     node: u16,
     places: Vec<Place>,
+    /// Whether the message is about all channels.
+    #[serde(default)]
+    are_all: bool,
+}
+
+impl State {
+    fn is_any_wanted(&self) -> bool {
+        !self.wanted.is_empty() || self.all_wanted_until.is_some()
+    }
+
+    fn is_wanted(&self, place: &Place) -> bool {
+        self.all_wanted_until.is_some() || self.wanted.contains_key(place)
+    }
 }
 
 impl DueCounts {
+    /// Replaces lists that are too long.
+    fn bound(&mut self) {
+        for list in [&mut self.wants, &mut self.to_ask] {
+            if list.len() > PLACES_MAX {
+                mem::take(list);
+                self.is_all_due = true;
+            }
+        }
+        if self.changed.len() > PLACES_MAX {
+            mem::take(&mut self.changed);
+            self.is_all_changed = true;
+        }
+    }
+
     fn add(&mut self, other: Self) {
         self.wants.extend(other.wants);
         self.changed.extend(other.changed);
         self.to_ask.extend(other.to_ask);
         self.is_all_due |= other.is_all_due;
+        self.is_all_changed |= other.is_all_changed;
     }
 }
 
@@ -112,13 +150,16 @@ impl SharedCounts {
     }
 
     fn note(&self, note: impl FnOnce(&mut DueCounts)) {
-        note(&mut self.state.lock().due);
+        let due = &mut self.state.lock().due;
+        note(due);
+        due.bound();
         self.is_due.notify_one();
     }
 
     fn note_changed(&self, place: &Place) {
         let mut state = self.state.lock();
-        if state.wanted.contains_key(place) && state.due.changed.insert(place.clone()) {
+        if state.is_wanted(place) && state.due.changed.insert(place.clone()) {
+            state.due.bound();
             drop(state);
             self.is_due.notify_one();
         }
@@ -126,14 +167,21 @@ impl SharedCounts {
 
     fn note_wanted(&self, places: Vec<Place>, now: Instant) {
         let mut state = self.state.lock();
-        state.wanted.extend(places.into_iter().map(|place| (place, now + WANTED_FOR)));
-        self.is_any_wanted.store(!state.wanted.is_empty(), Relaxed);
+        for place in places {
+            if state.wanted.len() < PLACES_MAX || state.wanted.contains_key(&place) {
+                state.wanted.insert(place, now + WANTED_FOR);
+            } else {
+                state.all_wanted_until = Some(now + WANTED_FOR);
+            }
+        }
+        self.is_any_wanted.store(state.is_any_wanted(), Relaxed);
     }
 
     fn forget_unwanted(&self, now: Instant) {
         let mut state = self.state.lock();
         state.wanted.retain(|_, until| *until > now);
-        self.is_any_wanted.store(!state.wanted.is_empty(), Relaxed);
+        state.all_wanted_until = state.all_wanted_until.filter(|until| *until > now);
+        self.is_any_wanted.store(state.is_any_wanted(), Relaxed);
     }
 
     fn take_due(&self) -> DueCounts {
@@ -181,9 +229,11 @@ impl Topics {
         let Some(counts) = self.shared_counts() else { return };
         // Without a body, messages may have been missed.
         let Some(message) = message else { return counts.tell_all() };
-        let Ok(CountedPlaces { node, places }) = serde_json::from_slice(message) else { return };
+        let Ok(told) = serde_json::from_slice(message) else { return };
+        let CountedPlaces { node, places, are_all } = told;
         match name {
             _ if NodeId(node) == self.node() => {}
+            _ if are_all => counts.tell_all(),
             WANTED => counts.note_wanted(places, Instant::now()),
             _ => counts.note(|due| due.to_ask.extend(places)),
         }
@@ -231,7 +281,7 @@ impl Topics {
     /// Sends the messages of one round, repeats which channels this node wants, and asks for the numbers that
     /// are due. Returns the messages that could not be sent.
     async fn tell_counts(&self, due: DueCounts, repeated: HashSet<Place>) -> DueCounts {
-        let DueCounts { wants, changed, mut to_ask, .. } = due;
+        let DueCounts { wants, changed, mut to_ask, is_all_changed, .. } = due;
         let mut untold = DueCounts::default();
         let (_, not_repeated) = self.tell_places(WANTED, repeated).await;
         // Changes before the other nodes knew that this node wants the channel were not sent, so it asks.
@@ -240,6 +290,10 @@ impl Topics {
         untold.wants = not_told;
         untold.wants.extend(not_repeated);
         (_, untold.changed) = self.tell_places(CHANGED, changed).await;
+        if is_all_changed {
+            let all = CountedPlaces { node: self.node().0, places: Vec::new(), are_all: true };
+            untold.is_all_changed = self.tell_counted(CHANGED, &all).await.is_err();
+        }
         if !to_ask.is_empty() {
             actix::spawn(self.clone().ask_counts(to_ask.into_iter().collect()));
         }
@@ -256,14 +310,18 @@ impl Topics {
         let (mut told, mut untold) = (HashSet::new(), HashSet::new());
         let all: Vec<_> = places.into_iter().collect();
         for places in all.chunks(PLACES_PER_MESSAGE) {
-            let message = CountedPlaces { node: self.node().0, places: places.to_vec() };
-            let written = serde_json::to_vec(&message).unwrap_or_default();
-            match self.tell_nodes(name, &written).await {
+            let (node, places) = (self.node().0, places.to_vec());
+            let message = CountedPlaces { node, places, are_all: false };
+            match self.tell_counted(name, &message).await {
                 Ok(()) => told.extend(message.places),
                 Err(Unanswered) => untold.extend(message.places),
             }
         }
         (told, untold)
+    }
+
+    async fn tell_counted(&self, name: &str, message: &CountedPlaces) -> Result<(), Unanswered> {
+        self.tell_nodes(name, &serde_json::to_vec(message).unwrap_or_default()).await
     }
 
     async fn ask_counts(self, places: Vec<Place>) {
@@ -285,5 +343,53 @@ impl Topics {
             let (topics, place) = (self.clone(), place.clone());
             actix::spawn(async move { topics.tell_count_until_settled(next, place, stream).await });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::testing::{channel, key};
+
+    fn places(names: impl Iterator<Item = usize>) -> Vec<Place> {
+        let scope = key(1, "public");
+        names.map(|name| channel(&scope, &format!("c{name}"))).collect()
+    }
+
+    #[test]
+    fn if_more_channels_are_wanted_than_are_remembered_all_count_as_wanted_for_a_while() {
+        let (counts, now) = (SharedCounts::default(), Instant::now());
+        let (first, rest) = (places(0..1), places(1..PLACES_MAX + 1));
+        let changed = |place: &Place| {
+            counts.note_changed(place);
+            counts.take_due().changed.contains(place)
+        };
+        counts.note_wanted(rest.clone(), now);
+        assert!(changed(&rest[0]) && !changed(&first[0]));
+        counts.note_wanted(rest.clone(), now);
+        assert!(!changed(&first[0]), "no further one is wanted");
+        counts.note_wanted(first.clone(), now);
+        assert_eq!(counts.state().wanted.len(), PLACES_MAX);
+        assert!(changed(&first[0]) && changed(&rest[0]));
+        counts.note_wanted(places(1..2), now + WANTED_FOR / 2);
+        counts.forget_unwanted(now + WANTED_FOR);
+        assert!(changed(&rest[0]) && !changed(&rest[1]) && !changed(&first[0]));
+        counts.forget_unwanted(now + WANTED_FOR * 2);
+        assert!(!counts.is_any_wanted());
+    }
+
+    #[test]
+    fn of_the_channels_that_are_due_few_are_remembered() {
+        let (counts, now) = (SharedCounts::default(), Instant::now());
+        let many = places(0..PLACES_MAX + 1);
+        counts.note(|due| due.to_ask.extend(many.clone()));
+        let all_due = DueCounts { is_all_due: true, ..DueCounts::default() };
+        assert_eq!(counts.take_due(), all_due);
+        counts.note(|due| due.wants.extend(many.clone()));
+        assert_eq!(counts.take_due(), all_due);
+        counts.note_wanted(many.clone(), now);
+        many.iter().for_each(|place| counts.note_changed(place));
+        let all_changed = DueCounts { is_all_changed: true, ..DueCounts::default() };
+        assert_eq!(counts.take_due(), all_changed);
     }
 }

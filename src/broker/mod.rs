@@ -25,7 +25,8 @@
 //!
 //! Lists over all nodes are answered in `pages`.
 //!
-//! Sessions may be signed in as [`users`], and watch which other users are online.
+//! Sessions may be signed in as [`users`], and watch which other users are online. [`other_nodes`] keeps what the
+//! nodes of a cluster tell each other of such state.
 //!
 //! Where subscribers are tracked, one `tracker` actor per scope keeps a [`presence`] per channel.
 //! It announces changes through the stream, so announcements share the order.
@@ -53,6 +54,7 @@ mod listeners;
 pub mod node;
 mod numbering;
 pub mod occupancy;
+pub mod other_nodes;
 pub mod outbox;
 mod pages;
 mod permits;

@@ -16,10 +16,10 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::{app::AppId, engine::Incarnation};
+use crate::app::AppId;
 
 use super::{
-    node::NodeId,
+    other_nodes::{KeyChange, OtherNodes},
     outbox::{News, Outbox},
     subscriber::SessionId,
 };
@@ -68,18 +68,19 @@ pub(super) struct OnlineHere {
     is_online: bool,
 }
 
+impl From<OnlineHere> for KeyChange<UserKey, ()> {
+    fn from(OnlineHere { key, is_online }: OnlineHere) -> Self {
+        (key, is_online.then_some(()))
+    }
+}
+
 #[derive(Default)]
 struct AllUsers {
     apps: HashMap<AppId, HashMap<Box<str>, UserSessions>>,
     /// The users about whom the other nodes have yet to be told; `None` without a cluster.
     changed: Option<HashSet<UserKey>>,
     /// The users that are known to be online on each other node.
-    elsewhere: HashMap<NodeId, HashSet<UserKey>>,
-    /// The nodes that have answered with all their users, each with its incarnation at that time. A node that
-    /// has only sent changes is not among them, because it may have other users from before.
-    learned: HashMap<NodeId, Incarnation>,
-    /// The changes that each node has sent while it was being asked for all its users.
-    told_meanwhile: HashMap<NodeId, Vec<OnlineHere>>,
+    elsewhere: OtherNodes<UserKey, ()>,
 }
 
 /// The sessions that are signed in as one user, and those that watch it.
@@ -216,65 +217,23 @@ impl Users {
         page.into_iter().map(|(app, user)| UserKey { app, user: user.clone() }).collect()
     }
 
-    /// Takes the changes of another node's users.
-    pub(super) fn note(&self, node: NodeId, told: Vec<OnlineHere>) {
-        let mut all = self.all.lock();
-        if let Some(meanwhile) = all.told_meanwhile.get_mut(&node) {
-            meanwhile.extend(told.iter().cloned());
-        }
-        told.into_iter().for_each(|OnlineHere { key, is_online }| all.set(node, key, is_online));
-    }
-
-    /// The other nodes of which any user was known.
-    pub(super) fn known_nodes(&self) -> Vec<NodeId> {
-        let all = self.all.lock();
-        let known: HashSet<_> = all.elsewhere.keys().chain(all.learned.keys()).copied().collect();
-        known.into_iter().collect()
-    }
-
-    /// Returns whether a node has answered with all its users in this incarnation.
-    pub(super) fn has_learned(&self, node: NodeId, incarnation: Incarnation) -> bool {
-        self.all.lock().learned.get(&node) == Some(&incarnation)
-    }
-
-    /// Notes that another node is about to be asked for all its users.
-    pub(super) fn begin_replacing(&self, node: NodeId) {
-        self.all.lock().told_meanwhile.insert(node, Vec::new());
-    }
-
-    /// Replaces the users of another node by the answer of this incarnation. With `None`, the node has not
-    /// answered, and its known users stay.
-    pub(super) fn replace(
+    /// Changes what is known of the users of other nodes, and tells the watchers.
+    pub(super) fn change_elsewhere(
         &self,
-        node: NodeId,
-        incarnation: Incarnation,
-        users: Option<HashSet<UserKey>>,
+        change: impl FnOnce(&mut OtherNodes<UserKey, ()>) -> Vec<KeyChange<UserKey, ()>>,
     ) {
         let mut all = self.all.lock();
-        let meanwhile = all.told_meanwhile.remove(&node).unwrap_or_default();
-        let Some(mut users) = users else { return };
-        // The changes that it has sent meanwhile are newer than parts of the answer.
-        for OnlineHere { key, is_online } in meanwhile {
-            if is_online {
-                users.insert(key)
-            } else {
-                users.remove(&key)
-            };
+        for (key, online) in change(&mut all.elsewhere) {
+            all.set_elsewhere(key, online.is_some());
         }
-        let known = all.elsewhere.entry(node).or_default();
-        let gone: Vec<_> = known.difference(&users).cloned().collect();
-        gone.into_iter().for_each(|key| all.set(node, key, false));
-        users.into_iter().for_each(|key| all.set(node, key, true));
-        all.learned.insert(node, incarnation);
     }
 
-    /// Removes the users of a node that is gone.
-    pub(super) fn forget(&self, node: NodeId) {
-        let mut all = self.all.lock();
-        let gone = all.elsewhere.get(&node).cloned().unwrap_or_default();
-        gone.into_iter().for_each(|key| all.set(node, key, false));
-        all.elsewhere.remove(&node);
-        all.learned.remove(&node);
+    /// What is known of the users of other nodes.
+    pub(super) fn with_elsewhere<T>(
+        &self,
+        ask: impl FnOnce(&mut OtherNodes<UserKey, ()>) -> T,
+    ) -> T {
+        ask(&mut self.all.lock().elsewhere)
     }
 }
 
@@ -284,13 +243,8 @@ impl AllUsers {
         of.is_some_and(|of| of.sessions > 0)
     }
 
-    /// Sets whether a user is online on another node.
-    fn set(&mut self, node: NodeId, key: UserKey, is_online: bool) {
-        let of_node = self.elsewhere.entry(node).or_default();
-        let is_new = if is_online { of_node.insert(key.clone()) } else { of_node.remove(&key) };
-        if !is_new {
-            return;
-        }
+    /// Notes that a user has come online or gone offline on another node.
+    fn set_elsewhere(&mut self, key: UserKey, is_online: bool) {
         let UserKey { app, user } = key;
         let users = self.apps.entry(AppId(app)).or_default();
         let of = users.entry(user.clone()).or_default();
@@ -342,12 +296,14 @@ fn forget_if_unknown(user: hash_map::OccupiedEntry<'_, Box<str>, UserSessions>) 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::outbox::{Load, ToSession},
+        super::{
+            node::NodeId,
+            outbox::{Load, ToSession},
+        },
         *,
     };
 
     const APP: AppId = AppId(1);
-    const FIRST_LIFE: Incarnation = Incarnation(1);
 
     fn outbox(session: u64) -> Arc<Outbox> {
         Outbox::new(SessionId(session), Load { frames: 100, bytes: 1_000 })
@@ -425,16 +381,20 @@ mod tests {
         users.share();
         assert_eq!(users.page(None, 10), [key("u1")], "others are told of it as a whole");
         let (one, other) = (NodeId(7), NodeId(8));
-        users.note(one, online("u2", true));
-        users.note(one, online("u2", true));
-        users.note(other, online("u2", true));
+        let note = |node, told: Vec<OnlineHere>| {
+            let told = told.into_iter().map(KeyChange::from).collect();
+            users.change_elsewhere(|elsewhere| elsewhere.note(node, None, told));
+        };
+        for node in [one, one, other] {
+            note(node, online("u2", true));
+        }
         assert_eq!(told(&watcher), ["+ -u2,u3", "+u2 -"], "once");
         users.sign_in(&here, &u2, None);
         assert_eq!(users.take_changed(), online("u2", true));
         assert_eq!(users.page(Some(&key("u1")), 10), [key("u2")]);
         assert_eq!(users.page(None, 1), [key("u1")]);
-        users.note(one, online("u2", false));
-        users.forget(other);
+        note(one, online("u2", false));
+        users.change_elsewhere(|elsewhere| elsewhere.retain(&[]));
         assert!(told(&watcher).is_empty(), "it is online here");
         users.sign_out(SessionId(2), &u2);
         assert_eq!(
@@ -443,49 +403,10 @@ mod tests {
         );
         users.put_back(online("u2", true));
         assert_eq!(users.take_changed(), online("u2", false), "as it is now");
-        // While a node is asked for its users, it tells of one that goes.
-        users.note(one, online("u3", true));
-        users.begin_replacing(one);
-        users.note(one, online("u2", false));
-        users.note(one, online("u4", true));
-        users.replace(one, FIRST_LIFE, Some(HashSet::from([key("u2"), key("u4")])));
-        assert_eq!(told(&watcher), ["+u3 -", "+ -u3"], "u2 had gone before the answer came");
-        users.begin_replacing(one);
-        users.note(one, online("u3", true));
-        users.replace(one, FIRST_LIFE, Some(HashSet::from([key("u4")])));
-        users.note(one, online("u3", false));
-        assert_eq!(told(&watcher), ["+u3 -", "+ -u3"], "u3 came after the answer was written");
-        users.replace(one, FIRST_LIFE, None);
-        assert_eq!(users.known_nodes(), [one]);
-        users.forget(one);
+        note(one, online("u3", true));
+        users.change_elsewhere(|elsewhere| elsewhere.retain(&[]));
+        assert_eq!(told(&watcher), ["+u3 -", "+ -u3"], "its node is gone");
         users.sign_out(SessionId(1), &u1);
-        assert!(users.all.lock().apps.is_empty() && users.known_nodes().is_empty());
-    }
-
-    #[test]
-    fn only_a_node_that_has_answered_with_all_its_users_need_not_be_asked() {
-        let users = Users::default();
-        let node = NodeId(7);
-        let key = |user: &str| UserKey { app: APP.0, user: user.into() };
-        let change = |is_online| vec![OnlineHere { key: key("u1"), is_online }];
-        let is_asked = |incarnation| !users.has_learned(node, incarnation);
-        for is_online in [true, false] {
-            users.note(node, change(is_online));
-            assert!(is_asked(FIRST_LIFE), "a change is not the whole list");
-        }
-        users.begin_replacing(node);
-        users.note(node, change(true));
-        users.replace(node, FIRST_LIFE, None);
-        assert!(is_asked(FIRST_LIFE), "it has not answered");
-        users.begin_replacing(node);
-        users.replace(node, FIRST_LIFE, Some(HashSet::new()));
-        assert!(!is_asked(FIRST_LIFE), "also if nobody is signed in there");
-        assert!(is_asked(Incarnation(2)), "another process may have the number now");
-        users.forget(node);
-        users.note(node, change(true));
-        assert!(is_asked(FIRST_LIFE), "it was gone in between");
-        assert_eq!(users.known_nodes(), [node], "and is forgotten again if it is gone for good");
-        users.forget(node);
-        assert!(users.all.lock().apps.is_empty() && users.known_nodes().is_empty());
+        assert!(users.all.lock().apps.is_empty());
     }
 }

@@ -7,10 +7,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,7 +20,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     app::AppId,
-    broker::{Topics, node::NodeId},
+    broker::{
+        Topics,
+        node::NodeId,
+        other_nodes::{KeyChange, OtherNodes},
+    },
     session::places::Places,
 };
 
@@ -47,39 +48,46 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, Serialize, Deserialize)]
 struct SessionCounts {
     node: u16,
+    /// The number of this message of the node; an answer has none.
+    #[serde(default)]
+    number: Option<u64>,
     counts: Vec<(i32, usize)>,
 }
 
-/// The counts of all other nodes.
-#[derive(Clone, Default)]
-struct Others(Arc<Mutex<HashMap<NodeId, HashMap<AppId, usize>>>>);
+/// The counts of the other nodes, whose sums count among the places.
+struct CountsElsewhere {
+    places: Places<AppId>,
+    nodes: Mutex<OtherNodes<AppId, usize>>,
+}
 
-impl Others {
-    /// Sets counts of another node. An app with the count zero is removed.
-    fn note(&self, node: NodeId, counts: Vec<(i32, usize)>) {
-        let mut others = self.0.lock();
-        let of_node = others.entry(node).or_default();
-        for (app, count) in counts {
-            match count {
-                0 => of_node.remove(&AppId(app)),
-                _ => of_node.insert(AppId(app), count),
-            };
+impl CountsElsewhere {
+    /// Changes the counts of other nodes.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut OtherNodes<AppId, usize>) -> Vec<KeyChange<AppId, usize>>,
+    ) {
+        let mut nodes = self.nodes.lock();
+        change(&mut nodes);
+        let mut sum = HashMap::new();
+        for (app, count) in nodes.iter().flat_map(|(_, counts)| counts) {
+            *sum.entry(*app).or_default() += count;
         }
+        // Under the lock, so that an earlier sum does not replace a later one.
+        self.places.set_elsewhere(sum);
+    }
+
+    /// Sets counts of another node that it has told. An app with the count zero is removed.
+    fn note(&self, SessionCounts { node, number, counts }: SessionCounts) {
+        let told =
+            counts.into_iter().map(|(app, count)| (AppId(app), (count > 0).then_some(count)));
+        self.change(|nodes| nodes.note(NodeId(node), number, told.collect()));
     }
 
     /// The number of sessions of an app on the nodes with lower numbers than this one.
     fn before(&self, node: NodeId, app: AppId) -> usize {
-        let others = self.0.lock();
-        let lower = others.iter().filter(|(other, _)| **other < node);
+        let nodes = self.nodes.lock();
+        let lower = nodes.iter().filter(|(other, _)| *other < node);
         lower.filter_map(|(_, counts)| counts.get(&app)).sum()
-    }
-
-    fn sum(&self) -> HashMap<AppId, usize> {
-        let mut sum = HashMap::new();
-        for (app, count) in self.0.lock().values().flatten() {
-            *sum.entry(*app).or_default() += count;
-        }
-        sum
     }
 }
 
@@ -92,9 +100,7 @@ fn surplus(max: usize, here: usize, before: usize) -> usize {
 pub(super) struct AppSessions {
     topics: Topics,
     places: Places<AppId>,
-    others: Others,
-    /// Whether counts of other nodes may be missing.
-    is_missed: Arc<AtomicBool>,
+    elsewhere: Arc<CountsElsewhere>,
 }
 
 impl AppSessions {
@@ -107,46 +113,41 @@ impl AppSessions {
         let (own, node) = (places.clone(), topics.node().0);
         topics.on_question(ALL, move |_| {
             let counts = own.all().into_iter().map(|(app, count)| (app.0, count)).collect();
-            let answer = serde_json::to_vec(&SessionCounts { node, counts }).ok().map(Bytes::from);
+            let answer = serde_json::to_vec(&SessionCounts { node, number: None, counts });
+            let answer = answer.ok().map(Bytes::from);
             async move { answer }
         });
-        let (others, is_missed) = (Others::default(), Arc::new(AtomicBool::new(true)));
-        let (heard, counted, missed) = (others.clone(), places.clone(), is_missed.clone());
+        let nodes = Mutex::default();
+        let elsewhere = Arc::new(CountsElsewhere { places: places.clone(), nodes });
+        let heard = elsewhere.clone();
         topics.on_message(CHANGED, move |message| match message {
-            None => missed.store(true, Relaxed),
+            None => heard.nodes.lock().miss(),
             Some(message) => {
                 let Ok(told) = serde_json::from_slice::<SessionCounts>(&message) else { return };
                 if told.node != node {
-                    heard.note(NodeId(told.node), told.counts);
-                    counted.set_elsewhere(heard.sum());
+                    heard.note(told);
                 }
             }
         });
-        let (topics, places) = (topics.clone(), places.clone());
-        Some(Self { topics, places, others, is_missed })
+        Some(Self { topics: topics.clone(), places: places.clone(), elsewhere })
     }
 
     /// Asks the other nodes for their counts, and keeps them up to date from then on.
     pub(super) async fn begin(self) {
-        self.refresh().await;
+        self.learn().await;
         actix_rt::spawn(self.keep());
     }
 
     async fn keep(self) {
-        let mut refreshed = Instant::now();
+        let (mut refreshed, mut told) = (Instant::now(), 0);
         loop {
             let _ = timeout(TICK, self.places.changed()).await;
-            self.tell().await;
-            if self.is_missed.load(Relaxed) || refreshed.elapsed() >= REFRESH_INTERVAL {
-                self.refresh().await;
+            self.tell(&mut told).await;
+            if refreshed.elapsed() >= REFRESH_INTERVAL {
+                self.elsewhere.nodes.lock().miss();
                 refreshed = Instant::now();
             }
-            let live = self.topics.engine().map(|engine| engine.nodes());
-            let is_live = |of: &NodeId| {
-                live.as_ref().is_none_or(|live| live.iter().any(|info| info.node == *of))
-            };
-            self.others.0.lock().retain(|node, _| is_live(node));
-            self.places.set_elsewhere(self.others.sum());
+            self.learn().await;
             self.end_surplus().await;
         }
     }
@@ -156,7 +157,7 @@ impl AppSessions {
     async fn end_surplus(&self) {
         let Some(max) = self.places.max() else { return };
         for (app, here) in self.places.all() {
-            let surplus = surplus(max, here, self.others.before(self.topics.node(), app));
+            let surplus = surplus(max, here, self.elsewhere.before(self.topics.node(), app));
             if surplus > 0 {
                 warn!(
                     "app {} has had more than limits.sessions_per_app_max = {max} sessions over all \
@@ -172,14 +173,15 @@ impl AppSessions {
         }
     }
 
-    /// Tells the other nodes the counts that have changed.
-    async fn tell(&self) {
+    /// Tells the other nodes the counts that have changed. `told` is the number of the last message.
+    async fn tell(&self, told: &mut u64) {
         let changed = self.places.take_changed();
         if changed.is_empty() {
             return;
         }
         let counts = changed.iter().map(|(app, count)| (app.0, *count)).collect();
-        let counts = SessionCounts { node: self.topics.node().0, counts };
+        *told += 1;
+        let counts = SessionCounts { node: self.topics.node().0, number: Some(*told), counts };
         let message = serde_json::to_vec(&counts).unwrap_or_default();
         if self.topics.tell_nodes(CHANGED, &message).await.is_err() {
             self.places.put_back(changed.into_iter().map(|(app, _)| app));
@@ -188,26 +190,20 @@ impl AppSessions {
         sleep(PAUSE).await;
     }
 
-    /// Asks the other nodes for all their counts. The old counts of a node that does not answer stay, and
-    /// it is asked again.
-    async fn refresh(&self) {
-        let (own, live) = (self.topics.node(), self.topics.engine().map(|engine| engine.nodes()));
-        let nodes = live.iter().flat_map(|live| live.iter()).map(|info| info.node);
-        let asked = nodes.filter(|node| *node != own).map(async |node| {
-            let answer = self.topics.ask_node(node, ALL, b"", TICK).await.ok()?;
-            let SessionCounts { counts, .. } = serde_json::from_slice(&answer).ok()?;
-            Some((node, counts))
+    /// Forgets the counts of dead nodes, and asks the nodes whose counts may not be known for all of them.
+    async fn learn(&self) {
+        let Some(live) = self.topics.engine().map(|engine| engine.nodes()) else { return };
+        self.elsewhere.change(|nodes| nodes.retain(&live));
+        let asked = self.elsewhere.nodes.lock().begin_asking(&live, self.topics.node());
+        let asked = asked.into_iter().map(async |(node, incarnation)| {
+            let answer = self.topics.ask_node(node, ALL, b"", TICK).await.ok();
+            let told = answer.and_then(|answer| serde_json::from_slice(&answer).ok());
+            let counts = told.map(|SessionCounts { counts, .. }| {
+                counts.into_iter().map(|(app, count)| (AppId(app), count)).collect()
+            });
+            self.elsewhere.change(|nodes| nodes.replace(node, incarnation, counts));
         });
-        self.is_missed.store(false, Relaxed);
-        let answers = join_all(asked).await;
-        if answers.iter().any(Option::is_none) {
-            self.is_missed.store(true, Relaxed);
-        }
-        for (node, counts) in answers.into_iter().flatten() {
-            self.others.0.lock().remove(&node);
-            self.others.note(node, counts);
-        }
-        self.places.set_elsewhere(self.others.sum());
+        join_all(asked).await;
     }
 }
 
@@ -229,12 +225,16 @@ mod tests {
 
     #[test]
     fn counts_are_those_of_the_other_nodes_and_a_count_of_zero_is_forgotten() {
-        let others = Others::default();
-        others.note(NodeId(1), vec![(7, 2), (8, 1)]);
-        others.note(NodeId(3), vec![(7, 5)]);
-        assert_eq!(others.sum(), HashMap::from([(AppId(7), 7), (AppId(8), 1)]));
-        assert_eq!([1, 2, 4].map(|node| others.before(NodeId(node), AppId(7))), [0, 2, 7]);
-        others.note(NodeId(1), vec![(8, 0)]);
-        assert_eq!(others.sum(), HashMap::from([(AppId(7), 7)]));
+        let (places, nodes) = (Places::new(Some(8)), Mutex::default());
+        let elsewhere = CountsElsewhere { places: places.clone(), nodes };
+        let note = |node, counts| elsewhere.note(SessionCounts { node, number: None, counts });
+        let free =
+            |app| (0..).map_while(|_| places.take(&AppId(app)).ok()).collect::<Vec<_>>().len();
+        note(1, vec![(7, 2), (8, 1)]);
+        note(3, vec![(7, 5)]);
+        assert_eq!([7, 8].map(free), [1, 7]);
+        assert_eq!([1, 2, 4].map(|node| elsewhere.before(NodeId(node), AppId(7))), [0, 2, 7]);
+        note(1, vec![(8, 0)]);
+        assert_eq!([7, 8].map(free), [1, 8]);
     }
 }

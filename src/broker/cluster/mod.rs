@@ -26,7 +26,7 @@ mod remote_flights;
 mod tests;
 mod users;
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -62,8 +62,6 @@ pub(super) struct Cluster {
     disconnects: RecentDisconnects,
     /// Whether this node may lack last events of cache channels.
     lack: LastEventsLack,
-    /// Whether messages about users of other nodes may have been missed.
-    are_users_missed: Arc<AtomicBool>,
 }
 
 impl Cluster {
@@ -82,7 +80,6 @@ impl Cluster {
             counts: SharedCounts::default(),
             disconnects: RecentDisconnects::default(),
             lack: LastEventsLack::new(),
-            are_users_missed: Arc::default(),
             engine,
         }
     }
@@ -91,7 +88,7 @@ impl Cluster {
     pub(super) fn follow(&self, topics: &Topics) {
         questions::register(topics);
         counts::register(topics);
-        users::register(topics, &self.are_users_missed);
+        users::register(topics);
         self.engine.follow(Arc::new(BrokerFollower::new(topics)));
     }
 

@@ -1,14 +1,7 @@
 //! The signed-in users of several nodes: each node tells the others which users come online and go offline
 //! there, so that watchers are told about the users of all nodes.
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -17,10 +10,11 @@ use tokio::time::{sleep, timeout};
 use crate::{
     broker::{
         node::NodeId,
+        other_nodes::{KeyChange, OtherNodes},
         topics::{Topics, Unanswered},
         users::{OnlineHere, UserKey},
     },
-    engine::NodeInfo,
+    engine::Incarnation,
 };
 
 use super::questions::ClusterQuestion;
@@ -41,6 +35,9 @@ const USERS_PER_MESSAGE: usize = 2_000;
 #[derive(Debug, Serialize, Deserialize)]
 struct ChangedUsers {
     node: u16,
+    /// The number of this message of the node.
+    #[serde(default)]
+    number: Option<u64>,
     users: Vec<OnlineHere>,
 }
 
@@ -60,15 +57,21 @@ impl ClusterQuestion for UsersQuestion {
 }
 
 /// Registers the handler of the message, and the answer to the question.
-pub(super) fn register(topics: &Topics, is_missed: &Arc<AtomicBool>) {
+pub(super) fn register(topics: &Topics) {
     topics.signed_in().share();
-    let (broker, is_missed) = (topics.downgrade(), is_missed.clone());
+    let broker = topics.downgrade();
     topics.on_message(CHANGED, move |message| {
         let Some(topics) = Topics::upgrade(&broker) else { return };
-        let Some(message) = message else { return is_missed.store(true, Relaxed) };
-        let Ok(ChangedUsers { node, users }) = serde_json::from_slice(&message) else { return };
+        let Some(message) = message else {
+            return topics.signed_in().with_elsewhere(OtherNodes::miss);
+        };
+        let Ok(told) = serde_json::from_slice(&message) else { return };
+        let ChangedUsers { node, number, users } = told;
         if NodeId(node) != topics.node() {
-            topics.signed_in().note(NodeId(node), users);
+            let told = users.into_iter().map(KeyChange::from).collect();
+            topics
+                .signed_in()
+                .change_elsewhere(|elsewhere| elsewhere.note(NodeId(node), number, told));
         }
     });
 }
@@ -78,30 +81,27 @@ impl Topics {
     /// there. Runs until it is dropped, but ends at once on a server without a cluster.
     pub async fn keep_users(self) {
         let Some(cluster) = self.cluster() else { return };
-        let users = self.signed_in();
+        let (users, mut told) = (self.signed_in(), 0);
         loop {
             let _ = timeout(TICK, users.changed()).await;
-            self.tell_users().await;
-            let (own, live) = (self.node(), cluster.engine.nodes());
-            let others: Vec<_> = live.iter().filter(|info| info.node != own).collect();
-            let is_gone = |node: &NodeId| others.iter().all(|info| info.node != *node);
-            users.known_nodes().into_iter().filter(is_gone).for_each(|node| users.forget(node));
-            let are_all = cluster.are_users_missed.swap(false, Relaxed);
-            let is_asked =
-                |info: &&NodeInfo| are_all || !users.has_learned(info.node, info.incarnation);
-            let asked = others.into_iter().filter(is_asked);
-            let learned = join_all(asked.map(|info| self.learn_users_of(info))).await;
-            if learned.contains(&false) {
-                cluster.are_users_missed.fetch_or(are_all, Relaxed);
-            }
+            self.tell_users(&mut told).await;
+            let live = cluster.engine.nodes();
+            users.change_elsewhere(|elsewhere| elsewhere.retain(&live));
+            let asked =
+                users.with_elsewhere(|elsewhere| elsewhere.begin_asking(&live, self.node()));
+            let asked = asked.into_iter();
+            join_all(asked.map(|(node, incarnation)| self.learn_users_of(node, incarnation))).await;
         }
     }
 
-    async fn tell_users(&self) {
+    /// Sends messages with the users that have changed. `told` is the number of the last message.
+    async fn tell_users(&self, told: &mut u64) {
         let mut changed = self.signed_in().take_changed();
         while !changed.is_empty() {
             let rest = changed.split_off(changed.len().min(USERS_PER_MESSAGE));
-            let message = ChangedUsers { node: self.node().0, users: changed };
+            *told += 1;
+            let (node, number) = (self.node().0, Some(*told));
+            let message = ChangedUsers { node, number, users: changed };
             let written = serde_json::to_vec(&message).unwrap_or_default();
             if self.tell_nodes(CHANGED, &written).await.is_err() {
                 self.signed_in().put_back([message.users, rest].concat());
@@ -112,20 +112,17 @@ impl Topics {
         }
     }
 
-    /// Asks a node for all its users. Returns `false` if it has not answered completely.
-    async fn learn_users_of(&self, info: &NodeInfo) -> bool {
-        let NodeInfo { node, incarnation, .. } = *info;
-        self.signed_in().begin_replacing(node);
-        let (mut all, mut after) = (HashSet::new(), None);
+    /// Asks a node for all its users.
+    async fn learn_users_of(&self, node: NodeId, incarnation: Incarnation) {
+        let (mut all, mut after) = (HashMap::new(), None);
         let learned = loop {
             let page = self.ask_one(node, UsersQuestion { after });
             let Ok(Ok(page)) = timeout(TICK, page).await else { break None };
             let Some(last) = page.last() else { break Some(all) };
             after = Some(last.clone());
-            all.extend(page);
+            all.extend(page.into_iter().map(|user| (user, ())));
         };
-        let is_learned = learned.is_some();
-        self.signed_in().replace(node, incarnation, learned);
-        is_learned
+        let users = self.signed_in();
+        users.change_elsewhere(|elsewhere| elsewhere.replace(node, incarnation, learned));
     }
 }

@@ -13,7 +13,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -27,6 +27,7 @@ use futures_util::{
     StreamExt,
     stream::{AbortHandle, AbortRegistration, Abortable},
 };
+use parking_lot::Mutex;
 
 /// The size, in bytes, up to which a body is charged only its received bytes. Such a body arrives in few
 /// pieces.
@@ -141,11 +142,6 @@ impl BodyBudget {
     fn give_back(&self, bytes: usize) {
         self.used_bytes.fetch_sub(bytes, Relaxed);
     }
-
-    /// The bodies of visitors that are being read. A panic elsewhere leaves them consistent.
-    fn arriving(&self) -> MutexGuard<'_, ArrivingBodies> {
-        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl ArrivingBodies {
@@ -255,7 +251,7 @@ impl Charge {
         self.withdraw()?;
         let has_room = match self.share {
             BudgetShare::Whole => self.budget.take(bytes, self.share),
-            BudgetShare::Half => self.budget.arriving().make_room(bytes, &self.budget),
+            BudgetShare::Half => self.budget.arriving.lock().make_room(bytes, &self.budget),
         };
         if !has_room {
             return Err(UnreadBody::NoRoom);
@@ -263,7 +259,7 @@ impl Charge {
         self.bytes += bytes;
         if self.share == BudgetShare::Half {
             let body = Arriving { bytes: self.bytes, stop: self.stop.clone() };
-            self.turn = Some(self.budget.arriving().push(body));
+            self.turn = Some(self.budget.arriving.lock().push(body));
         }
         Ok(())
     }
@@ -272,7 +268,7 @@ impl Charge {
     /// of this one.
     fn withdraw(&mut self) -> Result<(), UnreadBody> {
         if let Some(turn) = self.turn.take()
-            && self.budget.arriving().remove(turn).is_none()
+            && self.budget.arriving.lock().remove(turn).is_none()
         {
             self.bytes = 0;
             return Err(UnreadBody::NoRoom);
@@ -466,7 +462,7 @@ mod tests {
         drop(first);
         assert_eq!(first_read.await.expect("no panic"), Ok(300), "its end would not have helped");
         assert_eq!(bodies.used_bytes.load(Relaxed), 0);
-        assert_eq!(bodies.arriving().bytes, 0);
+        assert_eq!(bodies.arriving.lock().bytes, 0);
     }
 
     #[test]

@@ -369,7 +369,7 @@ mod tests {
         counts.note_wanted(rest.clone(), now);
         assert!(!changed(&first[0]), "no further one is wanted");
         counts.note_wanted(first.clone(), now);
-        assert_eq!(counts.state().wanted.len(), PLACES_MAX);
+        assert_eq!(counts.state.lock().wanted.len(), PLACES_MAX);
         assert!(changed(&first[0]) && changed(&rest[0]));
         counts.note_wanted(places(1..2), now + WANTED_FOR / 2);
         counts.forget_unwanted(now + WANTED_FOR);

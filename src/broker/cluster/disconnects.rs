@@ -6,12 +6,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::future;
+use parking_lot::Mutex;
 
 use crate::{
     broker::{
@@ -39,7 +40,7 @@ pub(super) struct RecentDisconnects(Mutex<VecDeque<u64>>);
 impl RecentDisconnects {
     /// Notes a disconnect. Returns whether it is new.
     fn note(&self, id: u64) -> bool {
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.0.lock();
         if recent.contains(&id) {
             return false;
         }

@@ -79,7 +79,7 @@ impl FaultyEngine {
 
     /// Puts the first member once more, as a command of a broken connection does that arrives late.
     pub(super) async fn repeat_first_put(&self) {
-        let (partition, put) = self.faults().first_put.clone().expect("a put");
+        let (partition, put) = self.faults.lock().first_put.clone().expect("a put");
         self.inner.append(partition, put, Instant::now()).await.expect("an answer");
     }
 

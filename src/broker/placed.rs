@@ -25,9 +25,9 @@ pub(super) use flight::{Accepted, Fed, Flight};
 use spoken::Carried;
 pub(super) use spoken::SpokenPublication;
 
-/// Payloads below this size are copied into the frames of each channel that a publication to `#general` reaches,
-/// and of each thread that has one member: the copy costs less than a reference.
-const SHARED_BYTES_MIN: usize = 1_024;
+/// Payloads of `#general` below this size are copied into the frame of each channel: the copy costs
+/// less than a reference.
+const SPLIT_BYTES_MIN: usize = 1_024;
 
 /// The kind of topic that a subscriber joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,21 +139,9 @@ impl Placed {
     /// A frame is encoded at the first call and kept, except for a publication to `#general` at channel level.
     /// That is encoded at each call, because every channel has its own topic; the caller shares the frame within
     /// one channel and thread. If the payload is large, all these frames share it.
-    ///
-    /// A small frame for the only member of a thread (`is_for_one`) is encoded at each call, too: that costs less
-    /// than to keep it for members of other threads, which there seldom are.
-    pub(super) fn frame(
-        &self,
-        format: Format,
-        level: Level,
-        topic: &ByteString,
-        is_for_one: bool,
-    ) -> Option<Frame> {
+    pub(super) fn frame(&self, format: Format, level: Level, topic: &ByteString) -> Option<Frame> {
         if !self.suits(format) {
             return None;
-        }
-        if is_for_one && self.publication.payload.size_bytes() < SHARED_BYTES_MIN {
-            return self.encode(format, level, topic);
         }
         if let (Level::Channel, Destination::General) = (level, &self.publication.destination) {
             return self.split(format, topic).or_else(|| self.encode(format, level, topic));
@@ -190,7 +178,7 @@ impl Placed {
             Carried::Json(json) => (json.as_bytes(), tail_bytes, Carried::Json(Cow::Borrowed(""))),
             Carried::Bytes(bytes) => (*bytes, 0, Carried::Bytes(&[])),
         };
-        if payload.len() < SHARED_BYTES_MIN {
+        if payload.len() < SPLIT_BYTES_MIN {
             return None;
         }
         let empty = spoken.encode_carried(&none, format, Level::Channel, topic)?;

@@ -110,7 +110,7 @@ pub(super) fn publish_in(
 ) -> StreamPosition {
     let key = ScopeKey { app: publication.app, scope: publication.scope.clone() };
     assert!(directory.ensure(&key));
-    let (accepted, _) = Accepted::new(publication, Instant::now());
+    let (accepted, _) = Accepted::new(publication, Instant::now(), Some(permit().into()));
     let mut positions = Vec::new();
     let publish = |stream: &Stream| stream.publish(1, vec![accepted], now_ms, &mut positions);
     directory.with(&key, publish).expect("a stream");

@@ -160,7 +160,7 @@ impl Gate {
         self.pace.get().is_flooded()
     }
 
-    /// Begins a turn, because the session's task is polled: it may take [`TURN_FRAMES_MAX`] frames,
+    /// Begins a turn of the session's actor, which is about to be polled: it may take [`TURN_FRAMES_MAX`] frames,
     /// unless it waits at the work queue for its next turn.
     pub(super) fn begin_turn(&self) {
         if !self.is_in_queue() {

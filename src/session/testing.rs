@@ -60,6 +60,10 @@ impl SocketTransport for DuplexStream {
     fn unread_bytes(&self) -> u64 {
         0
     }
+
+    fn write_at_once(&self, _: &[u8]) -> usize {
+        0
+    }
 }
 
 /// Roomy limits; a test tightens the one that it is about.

@@ -150,9 +150,10 @@ impl SharedCounts {
     }
 
     fn note(&self, note: impl FnOnce(&mut DueCounts)) {
-        let due = &mut self.state.lock().due;
-        note(due);
-        due.bound();
+        let mut state = self.state.lock();
+        note(&mut state.due);
+        state.due.bound();
+        drop(state);
         self.is_due.notify_one();
     }
 

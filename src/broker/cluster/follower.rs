@@ -240,8 +240,8 @@ impl Topics {
         }
         let publication = entry.read(key)?;
         let watched = self.feed().deliveries(publication.app, Extent::Part);
-        let (mut accepted, _) = Accepted::new(publication, Instant::now());
-        accepted.flight.hold(cluster.remote_flights.enter());
+        let hold = cluster.remote_flights.enter().into();
+        let (accepted, _) = Accepted::new(publication, Instant::now(), Some(hold));
         Some(Fed { offset, at_ms, accepted: accepted.watched(watched) })
     }
 

@@ -166,7 +166,7 @@ mod tests {
     fn hold(pending: &PendingPublications) -> u64 {
         let ticket = pending.reserve(1);
         let publication = publication(&key(1, "public"), "room", "msg");
-        let (accepted, _) = Accepted::new(publication, std::time::Instant::now());
+        let (accepted, _) = Accepted::new(publication, std::time::Instant::now(), None);
         pending.hold(ticket, [(PARTITION, accepted)].into_iter()).leave_but(Vec::new());
         ticket
     }

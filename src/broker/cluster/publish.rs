@@ -233,8 +233,7 @@ impl Cluster {
         let mut skipped = Vec::new();
         let mut accept = |(publication, permit): (Publication, Permit)| {
             let watched = topics.feed().deliveries(publication.app, Extent::Whole);
-            let (mut accepted, told) = Accepted::new(publication, taken_at);
-            accepted.flight.hold(permit);
+            let (accepted, told) = Accepted::new(publication, taken_at, Some(permit.into()));
             skipped.extend(told);
             accepted.watched(watched)
         };

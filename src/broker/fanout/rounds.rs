@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// The most publications, announcements and counts of an app that are handed out in one turn. Before the app's next
+/// The most publications, announcements and counts of an app that are handed out in one turn, without the
+/// publications that nobody on the thread hears. Before the app's next
 /// turn, all its sessions that were handed frames get to write. Without this limit a burst would fill the
 /// outboxes of healthy sessions; with it several frames still leave in one write.
 pub(super) const PUBLICATIONS_PER_TURN: usize = 16;

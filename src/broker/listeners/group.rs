@@ -342,7 +342,7 @@ impl Naming {
     ) -> AddedFrames {
         let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes, mut skipped, mut positions) = (0, 0, 0, 0);
-        let (is_bytes, is_for_one) = (placed.is_bytes(), self.members.len() == 1);
+        let is_bytes = placed.is_bytes();
         let mut position = None;
         let mut position_of = |format: Format| {
             format.encode_position?;
@@ -355,7 +355,7 @@ impl Naming {
                     // The client has received this from another thread, which was ahead of this one.
                     continue;
                 }
-                let spell = || placed.frame(member.format(), level, &self.topic, is_for_one);
+                let spell = || placed.frame(member.format(), level, &self.topic);
                 let frame = match placed.suits(member.format()) {
                     true => frames[member.format().index()].get_or_insert_with(spell).as_ref(),
                     false => None,

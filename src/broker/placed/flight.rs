@@ -29,8 +29,9 @@ pub(in crate::broker) struct Flight {
     pub(super) watched: Option<Box<Deliveries>>,
     /// The time at which the publication was accepted.
     pub(super) taken_at: Instant,
-    /// The first publication of a batch holds the permit for all of them, because they are dropped together.
-    _hold: Option<Hold>,
+    /// Without a cluster, the first publication of a batch holds the permits of all, because they are dropped
+    /// together.
+    hold: Option<Hold>,
 }
 
 /// The token by which publications count as under way, until it is dropped: a permit, or an entry in the
@@ -80,18 +81,20 @@ impl Drop for DeliveryTally {
 }
 
 impl Flight {
-    /// Adds the token by which the publication counts as under way, and with it the others of its batch.
-    pub(in crate::broker) fn hold(&mut self, hold: impl Into<Hold>) {
-        self._hold = Some(hold.into());
+    /// Adds the permits of a batch, of which this is the first publication.
+    pub(in crate::broker) fn hold(&mut self, permits: Permit) {
+        self.hold = Some(permits.into());
     }
 }
 
 impl Accepted {
-    /// Accepts a publication. If it has bytes, which not every format can carry, the second value receives the
+    /// Accepts a publication with the token by which it counts as under way; `None` if it is part of a batch that
+    /// [holds](Flight::hold) one for all. If it has bytes, which not every format can carry, the second value receives the
     /// number of subscribers to which it was not sent.
     pub(in crate::broker) fn new(
         publication: Publication,
         taken_at: Instant,
+        hold: Option<Hold>,
     ) -> (Self, Option<oneshot::Receiver<usize>>) {
         let (tally, skipped) = match publication.payload {
             Payload::Json(_) => (None, None),
@@ -103,7 +106,7 @@ impl Accepted {
                 )
             }
         };
-        let flight = Flight { tally, watched: None, taken_at, _hold: None };
+        let flight = Flight { tally, watched: None, taken_at, hold };
         (Self { publication, flight }, skipped)
     }
 

@@ -11,7 +11,7 @@ use super::super::{
     position::Epochs,
     publication::JsonObject,
     subscriber::{Delivery, Encoders},
-    testing::{ENCODERS, key, publication},
+    testing::{ENCODERS, key, permit, publication},
 };
 use super::*;
 
@@ -34,7 +34,7 @@ fn place_in(
     publication: Publication,
     backlog: Backlog,
 ) -> (Placed, Option<oneshot::Receiver<usize>>) {
-    let (accepted, skipped) = Accepted::new(publication, Instant::now());
+    let (accepted, skipped) = Accepted::new(publication, Instant::now(), Some(permit().into()));
     let Accepted { publication, flight } = accepted;
     let epoch = Epochs::new().give(&key(1, "public"));
     let position = StreamPosition { epoch, offset: 1 };
@@ -63,7 +63,7 @@ fn a_name_is_bare_where_it_was_published_and_else_prefixed_by_where_it_came_from
         let format = Format::of(
             const { &Encoders { slot: 0, encode: spelled, encode_bytes: None, ..ENCODERS } },
         );
-        let frame = placed(destination).frame(format, level, &"t".into(), false);
+        let frame = placed(destination).frame(format, level, &"t".into());
         assert_eq!(frame, Some(Frame::Text(expected.into())), "{level:?} {destination}");
     }
 }
@@ -83,15 +83,15 @@ fn bytes_go_to_clients_that_can_receive_them_even_where_a_slot_is_shared() {
         (Level::Channel, "#general", b"t #general:msg \x00\xff"),
     ] {
         let (placed, _) = placed_bytes(destination);
-        assert_eq!(placed.frame(text, level, &"t".into(), false), None, "{level:?} {destination}");
+        assert_eq!(placed.frame(text, level, &"t".into()), None, "{level:?} {destination}");
         let expected = Frame::Binary(expected.into());
         assert_eq!(
-            placed.frame(both, level, &"t".into(), false),
+            placed.frame(both, level, &"t".into()),
             Some(expected),
             "{level:?} {destination}"
         );
     }
-    assert_eq!(placed_bytes("room").0.frame(both, Level::Scope, &"huge".into(), false), None);
+    assert_eq!(placed_bytes("room").0.frame(both, Level::Scope, &"huge".into()), None);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_large_payload_of_general_is_kept_once_for_all_channels() {
             }
         },
     );
-    for size in [SHARED_BYTES_MIN - 1, SHARED_BYTES_MIN] {
+    for size in [SPLIT_BYTES_MIN - 1, SPLIT_BYTES_MIN] {
         let text = format!(r#"{{"a":"{}"}}"#, "x".repeat(size - 8));
         let object = Payload::from(JsonObject::parse(&text).expect("an object"));
         let bytes = Payload::Bytes(vec![0xff; size].into());
@@ -120,7 +120,7 @@ fn a_large_payload_of_general_is_kept_once_for_all_channels() {
             let (placed, _) = place(publication);
             let frames = ["a", "b"].map(|topic| {
                 let topic = topic.into();
-                let frame = placed.frame(format, Level::Channel, &topic, false).expect("a frame");
+                let frame = placed.frame(format, Level::Channel, &topic).expect("a frame");
                 let whole = placed.encode(format, Level::Channel, &topic);
                 assert_eq!(frame.size_bytes(), whole.as_ref().map_or(0, Frame::size_bytes));
                 assert_eq!(Some(frame.clone().into_whole()), whole, "{size} {is_text}");
@@ -134,15 +134,15 @@ fn a_large_payload_of_general_is_kept_once_for_all_channels() {
                 })
                 .collect();
             match bodies[..] {
-                [] => assert!(size < SHARED_BYTES_MIN),
-                [one, other] => assert!(size >= SHARED_BYTES_MIN && one == other),
+                [] => assert!(size < SPLIT_BYTES_MIN),
+                [one, other] => assert!(size >= SPLIT_BYTES_MIN && one == other),
                 _ => panic!("only one of two frames is split"),
             }
         }
     }
     let huge = "huge".into();
     let (placed, _) = placed_bytes("#general");
-    assert_eq!(placed.frame(format, Level::Channel, &huge, false), None);
+    assert_eq!(placed.frame(format, Level::Channel, &huge), None);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_payload_that_channels_share_counts_once_in_the_backlog() {
         let (placed, _) = place_in(publication, Backlog::new(bytes_max));
         let topics = (0..20).map(|nth| ByteString::from(format!("topic-{nth}")));
         let frames: Vec<_> =
-            topics.map(|topic| placed.frame(format, Level::Channel, &topic, false)).collect();
+            topics.map(|topic| placed.frame(format, Level::Channel, &topic)).collect();
         assert_eq!(placed.backlog.is_exceeded(), is_exceeded, "{bytes_max}");
         drop(frames);
     }
@@ -192,7 +192,7 @@ fn a_topic_under_another_name_is_spelled_by_that_name() {
             false => (placed("room"), "{}"),
         };
         for topic in ["old", "new", "old"] {
-            let frame = placed.frame(format, Level::Scope, &topic.into(), false);
+            let frame = placed.frame(format, Level::Scope, &topic.into());
             let expected = format!("{topic} room:msg {payload}");
             let expected = match is_bytes {
                 // Each of these characters takes one byte.
@@ -252,7 +252,7 @@ fn e117_a_thousand_subscribers_share_one_encoding_per_version() {
                 threads.spawn(|| {
                     for _ in 0..250 {
                         for format in formats {
-                            placed.frame(format, level, &"t".into(), false);
+                            placed.frame(format, level, &"t".into());
                         }
                     }
                 });

@@ -69,7 +69,7 @@ impl Topics {
                 self.hand_over(mem::take(&mut batch), &mut permit, &mut positions);
             }
             let watched = self.0.feed.deliveries(publication.app, Extent::Whole);
-            let (accepted, skipped) = Accepted::new(publication, taken_at);
+            let (accepted, skipped) = Accepted::new(publication, taken_at, None);
             all_skipped.extend(skipped);
             batch.push(accepted.watched(watched));
         }

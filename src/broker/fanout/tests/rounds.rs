@@ -192,6 +192,55 @@ impl std::task::Wake for NotingLook {
     }
 }
 
+/// Counts how often the thread looks at its sockets, until the task is aborted.
+fn count_looks(looks: Arc<AtomicUsize>) -> actix_rt::task::JoinHandle<()> {
+    actix::spawn(async move {
+        loop {
+            pause().await;
+            looks.fetch_add(1, SeqCst);
+        }
+    })
+}
+
+#[actix_web::test]
+async fn publications_that_nobody_hears_take_no_part_of_a_turn() {
+    const UNHEARD: usize = 20 * PUBLICATIONS_PER_TURN;
+    let broker = Broker::start_with(|limits| limits.publications_in_flight_max = UNHEARD + 1);
+    let mut probe = broker.session(1).await;
+    broker.join(&probe, channel(&key(1, "public"), "heard")).await.expect("a place");
+    let looks = Arc::<AtomicUsize>::default();
+    let look = count_looks(looks.clone());
+    let unheard = (0..UNHEARD).map(|_| "unheard");
+    let publications =
+        unheard.chain(["heard"]).map(|name| publication(&key(1, "public"), name, "msg"));
+    broker.topics.publish_all(publications.collect()).await.expect("room for all");
+    assert_eq!(probe.next().await, "heard msg");
+    look.abort();
+    // Each turn would end with a look.
+    assert!(looks.load(SeqCst) <= 2, "{looks:?} looks");
+}
+
+#[actix_web::test]
+async fn publications_hold_their_permits_until_the_fan_out_has_handed_them_out() {
+    let broker = Broker::start_with(|limits| limits.publications_in_flight_max = 4);
+    let mut probe = broker.session(1).await;
+    let scopes = ["public", "public", "other"].map(|scope| key(1, scope));
+    for scope in &scopes[1..] {
+        broker.join(&probe, whole(scope)).await.expect("a place");
+    }
+    let publications = scopes.iter().map(|scope| publication(scope, "#general", "msg")).collect();
+    broker.topics.publish_all(publications).await.expect("room for all");
+    let (permits, app) = (broker.topics.permits(), AppId(1));
+    let last = permits.take_at_once(app);
+    assert!(last.is_some() && permits.take_at_once(app).is_none(), "three of four are held");
+    drop(last);
+    for _ in &scopes {
+        assert_eq!(probe.next().await, "* msg");
+    }
+    let all = tokio::time::timeout(DEADLINE, permits.take(app, 4)).await;
+    assert!(all.expect("in time").is_some());
+}
+
 #[actix_web::test]
 async fn the_thread_looks_at_its_sockets_after_every_round_however_many_rounds_a_batch_took() {
     const CHANNELS: usize = 60;
@@ -208,13 +257,7 @@ async fn the_thread_looks_at_its_sockets_after_every_round_however_many_rounds_a
         probe.outbox.take_frames(&Waker::from(Arc::new(noting)), |_, _| true);
         outboxes.push(probe.outbox);
     }
-    let looking = looks.clone();
-    let look = actix::spawn(async move {
-        loop {
-            pause().await;
-            looking.fetch_add(1, SeqCst);
-        }
-    });
+    let look = count_looks(looks.clone());
     begin(&broker, 1, "#general", "msg").await;
     let all_are_woken = async {
         while woken.lock().expect("no panic").values().sum::<usize>() < SESSIONS {

@@ -117,13 +117,13 @@ struct State {
     was_woken: bool,
     /// Whether the session is over, and takes no more items.
     is_closed: bool,
+    /// Whether a join is under way.
+    is_joining: bool,
 }
 
 /// The rarely needed state of an outbox.
 #[derive(Default)]
 struct Aside {
-    /// Whether a join is under way.
-    is_joining: bool,
     /// The subscriptions that the session has left and that the fan-out has not detached yet. Their frames are
     /// dropped.
     left: Vec<SubscriptionId>,
@@ -179,8 +179,8 @@ impl OutboxEntry {
 
 impl Aside {
     fn is_empty(&self) -> bool {
-        let Self { is_joining, left, kept, bodies, replay } = self;
-        let is_unused = !is_joining && left.is_empty() && *kept == Load::default();
+        let Self { left, kept, bodies, replay } = self;
+        let is_unused = left.is_empty() && *kept == Load::default();
         is_unused && bodies.is_empty() && replay.frames.is_empty()
     }
 }
@@ -478,17 +478,17 @@ impl Outbox {
 
     /// Notes that a join is under way, until [`end_join`](Self::end_join).
     pub fn begin_join(&self) {
-        self.state.lock().beside(|aside| aside.is_joining = true);
+        self.state.lock().is_joining = true;
     }
 
     /// Notes that the join has been answered.
     pub fn end_join(&self) {
-        self.state.lock().beside(|aside| aside.is_joining = false);
+        self.state.lock().is_joining = false;
     }
 
     /// Returns whether a join of the session is under way, even if the fan-out has not received it yet.
     pub(super) fn is_joining(&self) -> bool {
-        self.state.lock().aside.as_ref().is_some_and(|aside| aside.is_joining)
+        self.state.lock().is_joining
     }
 
     /// Notes that the session has left a subscription, and drops the subscription's waiting frames.

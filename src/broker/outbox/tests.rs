@@ -242,6 +242,7 @@ fn the_answer_to_a_join_has_its_place_among_the_frames() {
     assert!(!outbox.is_joining());
     outbox.begin_join();
     assert!(outbox.is_joining());
+    assert!(outbox.state.lock().aside.is_none(), "a join takes no memory of its own");
     outbox.deliver(&frame("earlier"), ONE, None);
     outbox.answer(ONE, Ok(joined("m")));
     outbox.deliver(&frame("later"), ONE, None);
@@ -252,7 +253,6 @@ fn the_answer_to_a_join_has_its_place_among_the_frames() {
     assert_eq!(all(&outbox), ["earlier", "joined 1: m", "later", "other", refused]);
     outbox.end_join();
     assert!(!outbox.is_joining());
-    assert!(outbox.state.lock().aside.is_none());
 }
 
 #[test]

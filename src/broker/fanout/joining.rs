@@ -24,14 +24,15 @@ impl Fanout {
             }
         };
         let boundary = listeners.heard();
-        let (is_tracked, attached) = (persona.is_some(), boundary.offset);
-        let mut member = TopicSubscriber::new(outbox.clone(), id, format, attached);
-        (member.user, member.is_tracked) = (user, is_tracked);
+        let mut member = TopicSubscriber::new(outbox.clone(), id, format, boundary.offset);
+        (member.user, member.is_tracked) = (user, persona.is_some());
         let group = listeners.group_mut(&place, &topic);
-        let attached = group.attached(session, &topic).unwrap_or(attached);
-        let is_new = match persona {
-            None => group.join(session, topic.clone(), member),
-            Some(_) => group.expect(session, topic.clone(), member, wanted),
+        let (is_new, attached) = match persona {
+            None => {
+                let before = group.join(session, topic.clone(), member);
+                (before.is_none(), before.unwrap_or(boundary.offset))
+            }
+            Some(_) => (group.expect(session, topic.clone(), member, wanted), boundary.offset),
         };
         if is_new {
             if present.places.is_empty() {

@@ -3,7 +3,10 @@
 use std::{iter, sync::Arc, task::Waker};
 
 use bytestring::ByteString;
-use indexmap::{IndexMap, map::Slice};
+use indexmap::{
+    IndexMap,
+    map::{Entry, Slice},
+};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::{app::visitor::ShownSub, metrics::apps::Traffic};
@@ -153,19 +156,26 @@ impl Group {
         &mut self.others[at]
     }
 
-    /// Makes a session a member under this name. Returns `true` if it was not one before.
+    /// Makes a session a member under this name. If it was one before, it keeps the offset after which every
+    /// publication has been delivered to it, which is returned.
     pub(in crate::broker) fn join(
         &mut self,
         session: SessionId,
         topic: ByteString,
         mut member: TopicSubscriber,
-    ) -> bool {
+    ) -> Option<u64> {
         let members = &mut self.naming_mut(topic).members;
-        let before = members.get(&session).map(|before| before.attached);
-        member.attached = before.unwrap_or(member.attached);
         growth::make_room(members);
-        members.insert(session, member);
-        before.is_none()
+        match members.entry(session) {
+            Entry::Occupied(mut before) => {
+                member.attached = before.get().attached;
+                Some(before.insert(member).attached)
+            }
+            Entry::Vacant(new) => {
+                new.insert(member);
+                None
+            }
+        }
     }
 
     /// The offset after which every publication has been delivered to a session under this name.

@@ -235,7 +235,7 @@ impl TokenJudge {
         caller: &ConnectCredentials,
         app: &App,
         topic: &TopicName,
-        payload: &ClientPayload,
+        payload: &ClientPayload<'_>,
         now_s: f64,
     ) -> Result<Admitted, JoinRefusal> {
         self.shared.judge.check_origin(caller.origin.as_deref(), app)?;
@@ -303,7 +303,7 @@ impl TokenJudge {
 }
 
 /// The tokens of a join payload, which may be any JSON and large.
-fn tokens_of(payload: &ClientPayload) -> TokenPair {
+fn tokens_of(payload: &ClientPayload<'_>) -> TokenPair {
     // A payload of bytes holds no token.
     let ClientPayload::Json(payload) = payload else { return TokenPair::default() };
     let Ok(fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(payload.get()) else {

@@ -5,7 +5,6 @@
 //! send, Herald uses only kind 2, a broadcast. Neither version 1 nor long-poll has binary frames.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use bytestring::ByteString;
 
 use crate::broker::subscriber::{Delivery, Frame};
 
@@ -18,26 +17,24 @@ const PUSH: u8 = 0;
 const BROADCAST: u8 = 2;
 
 /// Decodes a push. An empty ref is the empty string, not null. The payload is not copied.
-pub(super) fn decode(frame: &Bytes, ref_bytes_max: usize) -> Result<ClientMessage, Malformed> {
-    let &[PUSH, join_ref, reference, topic, event, ..] = &**frame else {
+pub(super) fn decode(frame: &Bytes, ref_bytes_max: usize) -> Result<ClientMessage<'_>, Malformed> {
+    let &[PUSH, join_ref, reference, topic, event, ref rest @ ..] = &**frame else {
         return Err(Malformed::Message);
     };
-    let mut rest = frame.slice(5..);
+    let mut rest = rest;
     Ok(ClientMessage {
-        join_ref: Ref::from_text(&name(&mut rest, join_ref)?, ref_bytes_max)?,
-        reference: Ref::from_text(&name(&mut rest, reference)?, ref_bytes_max)?,
-        topic: Label::from(&*name(&mut rest, topic)?),
-        event: Label::from(&*name(&mut rest, event)?),
-        payload: ClientPayload::Bytes(rest),
+        join_ref: Ref::from_text(name(&mut rest, join_ref)?, ref_bytes_max)?,
+        reference: Ref::from_text(name(&mut rest, reference)?, ref_bytes_max)?,
+        topic: Label::from(name(&mut rest, topic)?),
+        event: Label::from(name(&mut rest, event)?),
+        payload: ClientPayload::Bytes(frame.slice_ref(rest)),
     })
 }
 
-fn name(rest: &mut Bytes, bytes: u8) -> Result<ByteString, Malformed> {
-    let bytes = usize::from(bytes);
-    if rest.len() < bytes {
-        return Err(Malformed::Message);
-    }
-    ByteString::try_from(rest.split_to(bytes)).map_err(|_| Malformed::Message)
+fn name<'a>(rest: &mut &'a [u8], bytes: u8) -> Result<&'a str, Malformed> {
+    let (name, after) = rest.split_at_checked(bytes.into()).ok_or(Malformed::Message)?;
+    *rest = after;
+    str::from_utf8(name).map_err(|_| Malformed::Message)
 }
 
 /// Encodes a publication; `None` if the topic or the event has more than 255 bytes, which the broker's naming
@@ -61,7 +58,8 @@ mod tests {
     use crate::broker::{Sender, position::StreamPosition};
 
     fn read(frame: &[u8]) -> Result<[String; 5], Malformed> {
-        let message = decode(&Bytes::copy_from_slice(frame), 64)?;
+        let frame = Bytes::copy_from_slice(frame);
+        let message = decode(&frame, 64)?;
         let ClientPayload::Bytes(payload) = message.payload else { panic!("bytes stay bytes") };
         Ok([
             message.join_ref.as_json().to_owned(),

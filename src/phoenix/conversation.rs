@@ -7,6 +7,8 @@ mod push;
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
+use bytestring::ByteString;
+
 use crate::{
     admission::{self, PlaceInApp, Standing},
     app::{
@@ -64,7 +66,7 @@ pub struct PhoenixConversation {
 /// A publication or an update that the broker has not answered yet, with the parts of the reply
 /// that a failure needs.
 struct Pushed {
-    topic: Label,
+    topic: ByteString,
     join_ref: Ref,
     reference: Ref,
 }
@@ -101,14 +103,15 @@ impl PhoenixConversation {
         }
     }
 
-    fn dispatch(&mut self, message: ClientMessage, now_s: f64) -> Vec<Effect> {
+    fn dispatch(&mut self, message: ClientMessage<'_>, now_s: f64) -> Vec<Effect> {
         let ClientMessage { join_ref, reference, topic, event, .. } = &message;
         let event = event.as_text();
         if message.is_heartbeat() {
             return vec![Effect::SendAhead(self.alive(&message))];
         }
-        match (self.joins.position(topic), event) {
-            (_, Some("phx_join")) => self.join(&message, now_s),
+        let open = topic.as_text().and_then(|topic| self.joins.position(topic));
+        match (open, event) {
+            (_, Some("phx_join")) => self.join(message, now_s),
             (None, Some("phx_leave")) => vec![self.reply(join_ref, reference, topic, OK)],
             (None, _) => {
                 let refusal = error(&JoinRefusal::UnmatchedTopic.response());
@@ -122,17 +125,17 @@ impl PhoenixConversation {
         }
     }
 
-    fn join(&mut self, message: &ClientMessage, now_s: f64) -> Vec<Effect> {
-        let ClientMessage { join_ref, reference, topic, .. } = message;
+    fn join(&mut self, message: ClientMessage<'_>, now_s: f64) -> Vec<Effect> {
         // The rate is checked first, so that a client which tries too often costs little.
         let is_in_time = self.join_tries.take(1, self.rules.shared.joins_max, now_s);
         let admitted = match is_in_time {
-            true => self.admit(message, now_s),
+            true => self.admit(&message, now_s),
             false => Err(JoinRefusal::TooManyJoins),
         };
+        let ClientMessage { join_ref, reference, topic, payload, .. } = message;
         match admitted {
             Ok((join, persona)) => {
-                let wanted = recovery::wanted(&message.payload);
+                let wanted = recovery::wanted(&payload);
                 let subscription = Subscription {
                     place: join.place(),
                     topic: join.topic.wire().clone(),
@@ -141,21 +144,21 @@ impl PhoenixConversation {
                     user: join.user(),
                     wanted,
                 };
-                self.joins.ask(join, join_ref.clone(), reference.clone());
+                self.joins.ask(join, join_ref, reference);
                 vec![Effect::Subscribe(subscription)]
             }
             Err(refusal) => {
-                self.count(refusal, self.app_of(topic));
-                self.tell_consoles(AttemptKind::Join, refusal.outcome().as_str(), topic);
+                self.count(refusal, self.app_of(&topic));
+                self.tell_consoles(AttemptKind::Join, refusal.outcome().as_str(), &topic);
                 if let Some(reason) = refusal.reason() {
-                    self.note_join(reason, topic, now_s);
+                    self.note_join(reason, &topic, now_s);
                 }
-                let join_ref = if refusal.is_unmatched() { &Ref::null() } else { join_ref };
-                let reply = self.reply(join_ref, reference, topic, &error(&refusal.response()));
+                let join_ref = if refusal.is_unmatched() { Ref::null() } else { join_ref };
+                let reply = self.reply(&join_ref, &reference, &topic, &error(&refusal.response()));
                 let mut effects = vec![reply];
                 // A client that joins again has given up its old join, whatever the outcome of the
                 // new one.
-                if let Some(old) = self.joins.give_up(topic) {
+                if let Some(old) = topic.as_text().and_then(|topic| self.joins.give_up(topic)) {
                     effects.push(self.given_up(&old));
                     effects.extend(self.joins.unsubscribe(&old));
                 }
@@ -167,7 +170,7 @@ impl PhoenixConversation {
     /// Judges a join. The result has a persona if the topic tracks its members.
     fn admit(
         &self,
-        message: &ClientMessage,
+        message: &ClientMessage<'_>,
         now_s: f64,
     ) -> Result<(Join, Option<Persona>), JoinRefusal> {
         let ClientMessage { join_ref, reference, topic, payload, .. } = message;
@@ -181,8 +184,7 @@ impl PhoenixConversation {
         }
         // All joins share this value, so that none has a copy of its own.
         name.app = app.slug.clone();
-        if self.joins.position(topic).is_none()
-            && self.joins.len() >= self.rules.shared.channels_max
+        if self.joins.position(text).is_none() && self.joins.len() >= self.rules.shared.channels_max
         {
             return Err(JoinRefusal::TooManyChannels);
         }
@@ -202,7 +204,7 @@ impl PhoenixConversation {
     }
 
     /// The app that a topic names, if it exists.
-    fn app_of(&self, topic: &Label) -> Option<AppId> {
+    fn app_of(&self, topic: &Label<'_>) -> Option<AppId> {
         let name = TopicName::parse(topic.as_text()?, &self.rules.judge.addressing).ok()?;
         self.rules.shared.directory.load().by_slug(name.app.as_str()).map(|app| app.id)
     }
@@ -222,7 +224,7 @@ impl PhoenixConversation {
 
     /// Tells the consoles that watch the app of a refused join or push. `reason` is a label of the
     /// metrics.
-    fn tell_consoles(&self, kind: AttemptKind, reason: &'static str, topic: &Label) {
+    fn tell_consoles(&self, kind: AttemptKind, reason: &'static str, topic: &Label<'_>) {
         if !self.rules.shared.feed.is_watched() {
             return;
         }
@@ -236,7 +238,7 @@ impl PhoenixConversation {
     }
 
     /// Logs a refused join.
-    fn note_join(&self, reason: RefusalReason, topic: &Label, now_s: f64) {
+    fn note_join(&self, reason: RefusalReason, topic: &Label<'_>, now_s: f64) {
         let Some(text) = topic.as_text() else { return };
         let addressing = &self.rules.judge.addressing;
         let Ok(name) = TopicName::parse(text, addressing) else { return };
@@ -260,10 +262,11 @@ impl PhoenixConversation {
     /// session could receive it.
     fn settle(
         &mut self,
-        PendingJoin { mut join, join_ref, reference, .. }: PendingJoin,
+        settled: Box<PendingJoin>,
         old: Option<Join>,
         outcome: Result<Joined, JoinRefusal>,
     ) -> Vec<Effect> {
+        let PendingJoin { mut join, join_ref, reference, .. } = *settled;
         let topic = Label::from(join.topic.as_str());
         let readmitted = outcome.and_then(|joined| {
             let apps = self.rules.shared.directory.load();
@@ -287,8 +290,14 @@ impl PhoenixConversation {
                 let reply = success(join.topic.scope.is_public(), joined.recovery.as_deref());
                 effects.push(self.reply(&join_ref, &reference, &topic, &reply));
                 let frames = joined.recovery.map(|recovery| recovery.frames).unwrap_or_default();
-                let (place, topic) = (join.place(), join.topic.wire().clone());
-                after = Some(Replay { place, topic, frames, members });
+                // If nothing is replayed, the members are sent in the same write as the reply.
+                after = match frames.is_empty() {
+                    true => members.map(Effect::Send),
+                    false => {
+                        let (place, topic) = (join.place(), join.topic.wire().clone());
+                        Some(Effect::Replay(Replay { place, topic, frames, members }))
+                    }
+                };
                 self.joins.open(join);
                 effects.extend(old.and_then(|old| self.replaced(&old)));
             }
@@ -301,11 +310,7 @@ impl PhoenixConversation {
                 effects.extend(old.map(|old| self.given_up(&old)));
             }
         }
-        // If nothing is replayed, the members are sent in the same write as the reply.
-        effects.extend(after.and_then(|after| match after.frames.is_empty() {
-            true => after.members.map(Effect::Send),
-            false => Some(Effect::Replay(after)),
-        }));
+        effects.extend(after);
         effects
     }
 
@@ -345,7 +350,7 @@ impl PhoenixConversation {
         left.into_iter().chain([reply, self.end_of(&join, "phx_close", "{}")]).collect()
     }
 
-    fn push(&mut self, at: usize, message: &ClientMessage, now_s: f64) -> Vec<Effect> {
+    fn push(&mut self, at: usize, message: &ClientMessage<'_>, now_s: f64) -> Vec<Effect> {
         let is_in_time = self.events.take(1, self.rules.shared.client_events_max, now_s);
         let join = self.joins.at(at);
         let (join_ref, reference) = (join.join_ref.clone(), message.reference.clone());
@@ -355,7 +360,7 @@ impl PhoenixConversation {
         };
         match ordered {
             Ok(effect) => {
-                let topic = message.topic.clone();
+                let topic = join.topic.wire().clone();
                 self.pushed = Some(Box::new(Pushed { topic, join_ref, reference }));
                 vec![effect]
             }
@@ -394,14 +399,14 @@ impl PhoenixConversation {
     }
 
     /// The answer to a heartbeat.
-    fn alive(&self, heartbeat: &ClientMessage) -> Frame {
+    fn alive(&self, heartbeat: &ClientMessage<'_>) -> Frame {
         let ClientMessage { reference, topic, .. } = heartbeat;
         let join_ref = &Ref::null();
         let event = "phx_reply";
         self.version.encode(&Outgoing { join_ref, reference, topic, event, payload: OK })
     }
 
-    fn reply(&self, join_ref: &Ref, reference: &Ref, topic: &Label, payload: &str) -> Effect {
+    fn reply(&self, join_ref: &Ref, reference: &Ref, topic: &Label<'_>, payload: &str) -> Effect {
         self.send(&Outgoing { join_ref, reference, topic, event: "phx_reply", payload })
     }
 
@@ -460,7 +465,7 @@ impl session::Conversation for PhoenixConversation {
             (Some(pushed), Err(_)) => {
                 let Pushed { topic, join_ref, reference } = &*pushed;
                 let refusal = error(&JoinRefusal::Unavailable.response());
-                vec![self.reply(join_ref, reference, topic, &refusal)]
+                vec![self.reply(join_ref, reference, &Label::from(&**topic), &refusal)]
             }
             // A success has no reply: the clients of the specification's articles rely on that.
             _ => Vec::new(),
@@ -526,7 +531,7 @@ fn may_be_heartbeat(message: &Received) -> bool {
     bytes.len() <= HEARTBEAT_BYTES_MAX && bytes.windows(name.len()).any(|part| part == name)
 }
 
-impl ClientMessage {
+impl ClientMessage<'_> {
     /// Returns whether the message is a heartbeat.
     fn is_heartbeat(&self) -> bool {
         self.topic.as_text() == Some("phoenix") && self.event.as_text() == Some(HEARTBEAT)

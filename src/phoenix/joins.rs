@@ -23,11 +23,7 @@ use crate::{
     session::Effect,
 };
 
-use super::{
-    admission::TokenFooting,
-    message::{Label, Ref},
-    presence::Profile,
-};
+use super::{admission::TokenFooting, message::Ref, presence::Profile};
 
 /// A joined topic.
 pub(super) struct Join {
@@ -79,9 +75,9 @@ impl Joins {
     }
 
     /// Takes the join under way, because the broker has answered it, and the open join that it replaces.
-    pub(super) fn settle(&mut self) -> Option<(PendingJoin, Option<Join>)> {
-        let settled = *self.under_way.take()?;
-        let replaced = self.give_up(&Label::from(settled.join.topic.as_str()));
+    pub(super) fn settle(&mut self) -> Option<(Box<PendingJoin>, Option<Join>)> {
+        let settled = self.under_way.take()?;
+        let replaced = self.give_up(settled.join.topic.as_str());
         Some((settled, replaced))
     }
 
@@ -100,7 +96,7 @@ impl Joins {
     }
 
     /// Removes the open join of a topic, if there is one, because the client has joined the topic again.
-    pub(super) fn give_up(&mut self, topic: &Label) -> Option<Join> {
+    pub(super) fn give_up(&mut self, topic: &str) -> Option<Join> {
         self.position(topic).map(|at| self.open.swap_remove(at))
     }
 
@@ -158,8 +154,7 @@ impl Joins {
     }
 
     /// The index of the open join of a topic.
-    pub(super) fn position(&self, topic: &Label) -> Option<usize> {
-        let topic = topic.as_text()?;
+    pub(super) fn position(&self, topic: &str) -> Option<usize> {
         self.open.iter().position(|join| join.topic.as_str() == topic)
     }
 

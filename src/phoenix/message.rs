@@ -68,7 +68,7 @@ impl Version {
         self,
         message: &Received,
         ref_bytes_max: usize,
-    ) -> Result<ClientMessage, Malformed> {
+    ) -> Result<ClientMessage<'_>, Malformed> {
         match (message, self) {
             (Received::Text(text), version) => version.decode_text(text, ref_bytes_max),
             // Version 1 has no binary form, and accepts text under any opcode.
@@ -85,7 +85,7 @@ impl Version {
         self,
         text: &str,
         ref_bytes_max: usize,
-    ) -> Result<ClientMessage, Malformed> {
+    ) -> Result<ClientMessage<'_>, Malformed> {
         let raw = match self {
             Self::V1 => v1::decode(text),
             Self::V2 => v2::decode(text),
@@ -163,27 +163,30 @@ const V2_WITH_POSITIONS: Encoders = Encoders {
     ..V2
 };
 
+/// JSON `null`.
+const NULL: &str = "null";
+
 /// A `ref` or `join_ref`: a scalar JSON value that only its sender understands.
 ///
 /// Kept as JSON text with strings in one canonical spelling, so that comparison is strict by type
-/// (`1` is not `"1"`) and the echo equals the value that the client sent.
+/// (`1` is not `"1"`) and the echo equals the value that the client sent. `None` is JSON `null`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ref(Box<str>);
+pub struct Ref(Option<Box<str>>);
 
 impl Ref {
     /// The ref of a message that is not a reply.
     pub fn null() -> Self {
-        Self("null".into())
+        Self(None)
     }
 
     /// Returns whether this is JSON `null`.
     pub fn is_null(&self) -> bool {
-        &*self.0 == "null"
+        self.0.is_none()
     }
 
     /// The ref as JSON.
     pub fn as_json(&self) -> &str {
-        &self.0
+        self.0.as_deref().unwrap_or(NULL)
     }
 
     /// Takes a string of at most `bytes_max` bytes.
@@ -191,7 +194,7 @@ impl Ref {
         if text.len() > bytes_max {
             Err(Malformed::Ref)
         } else {
-            Ok(Self(json_string(text).into()))
+            Ok(Self(Some(json_string(text).into())))
         }
     }
 
@@ -209,7 +212,7 @@ impl Ref {
                 Self::from_text(&text_of(json)?, bytes_max)
             }
             Some(_) if json.len() > bytes_max => Err(Malformed::Ref),
-            Some(_) => Ok(Self(json.into())),
+            Some(_) => Ok(Self((json != NULL).then(|| json.into()))),
         }
     }
 }
@@ -217,21 +220,17 @@ impl Ref {
 /// A topic or an event as a client sent it: a string in practice, but any JSON is allowed, and
 /// a topic is echoed unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Label {
+pub enum Label<'a> {
     /// A string.
-    Text(String),
+    Text(Cow<'a, str>),
     /// Anything else, as JSON.
-    Other(String),
+    Other(&'a str),
 }
 
-impl Label {
-    fn parse(raw: &RawValue) -> Result<Self, Malformed> {
+impl<'a> Label<'a> {
+    fn parse(raw: &'a RawValue) -> Result<Self, Malformed> {
         let json = raw.get();
-        if json.starts_with('"') {
-            text_of(json).map(|text| Self::Text(text.into_owned()))
-        } else {
-            Ok(Self::Other(json.to_owned()))
-        }
+        if json.starts_with('"') { text_of(json).map(Self::Text) } else { Ok(Self::Other(json)) }
     }
 
     /// The string, if it is one.
@@ -246,42 +245,42 @@ impl Label {
     pub fn to_json(&self) -> String {
         match self {
             Self::Text(text) => json_string(text),
-            Self::Other(json) => json.clone(),
+            Self::Other(json) => (*json).to_owned(),
         }
     }
 }
 
-impl From<&str> for Label {
-    fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
+impl<'a> From<&'a str> for Label<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text.into())
     }
 }
 
 /// A client's message.
 #[derive(Debug)]
-pub struct ClientMessage {
+pub struct ClientMessage<'a> {
     /// The `join_ref` of the join to which the message belongs; null if the client named none.
     pub join_ref: Ref,
     /// The ref that the reply must repeat.
     pub reference: Ref,
     /// The topic.
-    pub topic: Label,
+    pub topic: Label<'a>,
     /// The event.
-    pub event: Label,
+    pub event: Label<'a>,
     /// The payload.
-    pub payload: ClientPayload,
+    pub payload: ClientPayload<'a>,
 }
 
 /// The payload of a client's message.
 #[derive(Debug)]
-pub enum ClientPayload {
+pub enum ClientPayload<'a> {
     /// Any JSON.
-    Json(Box<RawValue>),
+    Json(&'a RawValue),
     /// Bytes, from a binary frame.
     Bytes(Bytes),
 }
 
-impl ClientPayload {
+impl ClientPayload<'_> {
     /// The size in bytes.
     pub fn size_bytes(&self) -> usize {
         match self {
@@ -301,8 +300,8 @@ pub(super) struct RawMessage<'a> {
     pub(super) payload: &'a RawValue,
 }
 
-impl RawMessage<'_> {
-    fn check(&self, ref_bytes_max: usize) -> Result<ClientMessage, Malformed> {
+impl<'a> RawMessage<'a> {
+    fn check(&self, ref_bytes_max: usize) -> Result<ClientMessage<'a>, Malformed> {
         if self.topic.get().len() > TOPIC_JSON_BYTES_MAX {
             return Err(Malformed::Message);
         }
@@ -314,7 +313,7 @@ impl RawMessage<'_> {
             reference: Ref::parse(self.reference, ref_bytes_max)?,
             topic: Label::parse(self.topic)?,
             event: Label::parse(self.event)?,
-            payload: ClientPayload::Json(self.payload.to_owned()),
+            payload: ClientPayload::Json(self.payload),
         })
     }
 }
@@ -327,7 +326,7 @@ pub struct Outgoing<'a> {
     /// The ref of the answered message.
     pub reference: &'a Ref,
     /// The topic.
-    pub topic: &'a Label,
+    pub topic: &'a Label<'a>,
     /// The event.
     pub event: &'a str,
     /// The payload as JSON.

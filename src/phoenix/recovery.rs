@@ -17,7 +17,7 @@ use super::{message::ClientPayload, v2};
 const POSITION: &str = "herald_position";
 
 /// The history that a join requests; `None` if it has neither parameter.
-pub(super) fn wanted(payload: &ClientPayload) -> Option<Wanted> {
+pub(super) fn wanted(payload: &ClientPayload<'_>) -> Option<Wanted> {
     // A payload of bytes has no parameters.
     let ClientPayload::Json(payload) = payload else { return None };
     let is_named = |name: &str| memchr::memmem::find(payload.get().as_bytes(), name.as_bytes());
@@ -66,8 +66,8 @@ mod tests {
     use super::*;
     use crate::broker::recovery::Incomplete;
 
-    fn body(json: &str) -> ClientPayload {
-        ClientPayload::Json(RawValue::from_string(json.to_owned()).expect("JSON"))
+    fn body(json: &str) -> ClientPayload<'_> {
+        ClientPayload::Json(serde_json::from_str(json).expect("JSON"))
     }
 
     #[test]

@@ -67,14 +67,14 @@ mod tests {
         phoenix::message::{ClientMessage, ClientPayload, Label, Ref, Version},
     };
 
-    fn json(message: &ClientMessage) -> &str {
+    fn json<'a>(message: &ClientMessage<'a>) -> &'a str {
         match &message.payload {
             ClientPayload::Json(json) => json.get(),
             ClientPayload::Bytes(bytes) => panic!("{bytes:?} in a text frame"),
         }
     }
 
-    fn read(text: &str) -> Result<ClientMessage, Malformed> {
+    fn read(text: &str) -> Result<ClientMessage<'_>, Malformed> {
         Version::V1.decode_text(text, 64)
     }
 

@@ -86,14 +86,14 @@ mod tests {
     use crate::broker::{Sender, position::StreamPosition};
     use crate::phoenix::message::{ClientMessage, ClientPayload, Label, Ref, Version};
 
-    fn json(message: &ClientMessage) -> &str {
+    fn json<'a>(message: &ClientMessage<'a>) -> &'a str {
         match &message.payload {
             ClientPayload::Json(json) => json.get(),
             ClientPayload::Bytes(bytes) => panic!("{bytes:?} in a text frame"),
         }
     }
 
-    fn read(text: &str) -> Result<ClientMessage, Malformed> {
+    fn read(text: &str) -> Result<ClientMessage<'_>, Malformed> {
         Version::V2.decode_text(text, 64)
     }
 
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn e053_topics_that_are_no_strings_are_echoed_as_they_came() {
         let message = read(r#"[null,1,123,"phx_join",{}]"#).expect("a message");
-        assert_eq!(message.topic, Label::Other("123".to_owned()));
+        assert_eq!(message.topic, Label::Other("123"));
         assert_eq!(message.topic.to_json(), "123");
     }
 

@@ -26,7 +26,7 @@ impl PhoenixConversation {
     pub(super) fn ordered(
         &self,
         join: &Join,
-        message: &ClientMessage,
+        message: &ClientMessage<'_>,
     ) -> Result<Effect, PushRefusal> {
         match (&join.profile, message.event.as_text()) {
             (Some(profile), Some(presence::METADATA)) => {
@@ -42,7 +42,7 @@ impl PhoenixConversation {
         &self,
         join: &Join,
         profile: &Profile,
-        payload: &ClientPayload,
+        payload: &ClientPayload<'_>,
     ) -> Result<JsonText, PushRefusal> {
         let apps = self.rules.shared.directory.load();
         let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
@@ -63,7 +63,7 @@ impl PhoenixConversation {
     fn publication(
         &self,
         join: &Join,
-        message: &ClientMessage,
+        message: &ClientMessage<'_>,
     ) -> Result<Publication, PushRefusal> {
         self.may_publish(join)?;
         let event = message.event.as_text().ok_or(PushRefusal::InvalidEvent)?;

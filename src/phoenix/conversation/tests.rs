@@ -443,7 +443,7 @@ fn joins_of_one_session_share_the_grant_of_one_token() {
     let mut join = |topic: &str, payload: &serde_json::Value| {
         talk.say(&format!(r#"["1","1","{topic}","phx_join",{payload}]"#));
         let joins = &talk.conversation.joins;
-        let join = joins.position(&Label::from(topic)).expect("a join");
+        let join = joins.position(topic).expect("a join");
         joins.at(join).footing.credential.clone().expect("a grant")
     };
     let first = join("private:foo-app:a", &ada);

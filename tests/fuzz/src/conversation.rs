@@ -130,7 +130,7 @@ impl Talk {
             return;
         }
         let message = self.version.decode(&received, REF_BYTES_MAX);
-        let effects = self.conversation.received(received, NOW_S);
+        let effects = self.conversation.received(received.clone(), NOW_S);
         let Ok(message) = message else {
             let closes = matches!(effects.as_slice(), [Effect::Close(close)] if close.code == CloseCode::INTERNAL);
             assert!(closes, "what cannot be read ends it: {effects:?}");

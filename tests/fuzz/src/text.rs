@@ -39,7 +39,8 @@ struct Expected<'a> {
 
 /// `parts` is what a plain reading of `text` finds.
 pub(crate) fn check(version: Version, text: &str, parts: Option<Parts>) {
-    let read = version.decode(&Received::Text(text.into()), REF_BYTES_MAX);
+    let received = Received::Text(text.into());
+    let read = version.decode(&received, REF_BYTES_MAX);
     let Some(expected) = parts.as_ref().and_then(Parts::expected) else {
         assert!(read.is_err(), "what breaks the rule was taken: {read:?}");
         return;
@@ -103,7 +104,7 @@ fn compare(message: &ClientMessage, expected: &Expected<'_>) {
     }
 }
 
-fn payload(message: &ClientMessage) -> &str {
+fn payload<'a>(message: &ClientMessage<'a>) -> &'a str {
     match &message.payload {
         ClientPayload::Json(json) => json.get(),
         ClientPayload::Bytes(bytes) => panic!("{bytes:?} from text"),
@@ -127,7 +128,7 @@ fn repeat(version: Version, message: &ClientMessage) {
         event: spelled(event),
         payload: payload(message),
     };
-    compare(&read_back(version, version.encode(&outgoing)), &expected);
+    compare_read_back(version, version.encode(&outgoing), &expected);
 }
 
 /// So does what goes out to many, over either transport.
@@ -159,11 +160,13 @@ fn deliver(version: Version, message: &ClientMessage) {
             event: Label::from(event).to_json(),
             payload: raw.get(),
         };
-        compare(&read_back(version, frame), &expected);
+        compare_read_back(version, frame, &expected);
     }
 }
 
-fn read_back(version: Version, frame: Frame) -> ClientMessage {
+fn compare_read_back(version: Version, frame: Frame, expected: &Expected<'_>) {
     let Frame::Text(text) = frame else { panic!("{frame:?} for text") };
-    version.decode(&Received::Text(text), REF_BYTES_MAX).expect("what Herald writes can be read")
+    let received = Received::Text(text);
+    let message = version.decode(&received, REF_BYTES_MAX);
+    compare(&message.expect("what Herald writes can be read"), expected);
 }

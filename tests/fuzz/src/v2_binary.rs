@@ -17,7 +17,8 @@ use super::text::REF_BYTES_MAX;
 /// The bytes are a binary frame.
 pub fn check(data: &[u8]) {
     let frame = Bytes::copy_from_slice(data);
-    let read = Version::V2.decode(&Received::Binary(frame.clone()), REF_BYTES_MAX);
+    let received = Received::Binary(frame.clone());
+    let read = Version::V2.decode(&received, REF_BYTES_MAX);
     match push(data) {
         None => assert!(read.is_err(), "what is no push was taken: {read:?}"),
         Some((names, payload)) => {

@@ -8,6 +8,7 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -50,8 +51,9 @@ pub(super) struct WebSocket<C: HeldConversation> {
     driver: Driver<C>,
     /// The gate is shut while the inbox is full: then nothing is read.
     gate: Rc<Gate>,
-    /// The messages that came while the broker works on an earlier one.
-    held: Option<Box<Inbox>>,
+    /// Whether the broker works on an earlier message, so that further ones wait.
+    is_held: bool,
+    inbox: Option<Box<Inbox>>,
 }
 
 /// The messages that wait for their turn, in order.
@@ -106,7 +108,7 @@ pub(super) fn start<T: SocketTransport, C: HeldConversation>(
         ctx.add_stream(NewsOf(actor_outbox.clone()));
         ctx.add_stream(frames);
         let driver = Driver::enter(conversation, actor_outbox, actor_worker);
-        WebSocket { driver, gate, held: None }
+        WebSocket { driver, gate, is_held: false, inbox: None }
     });
     Pump::new(socket, worker, outbox, places, body).with_silence_max(silence_max)
 }
@@ -120,7 +122,7 @@ impl<C: HeldConversation> WebSocket<C> {
 
     /// The inbox, which is created on first use.
     fn inbox(&mut self) -> &mut Inbox {
-        self.held.get_or_insert_with(|| {
+        self.inbox.get_or_insert_with(|| {
             let unfinished = self.driver.worker().sessions.unfinished();
             Box::new(Inbox::new(unfinished.hold(self.driver.outbox().clone())))
         })
@@ -182,7 +184,7 @@ impl<C: HeldConversation> Carrier for WebSocket<C> {
     }
 
     fn hold(&mut self) {
-        self.inbox();
+        self.is_held = true;
     }
 
     fn note_joined(&mut self) {
@@ -191,24 +193,22 @@ impl<C: HeldConversation> Carrier for WebSocket<C> {
 
     /// Handles the waiting messages, until one needs the broker. None is handled once the session has ended.
     fn resume(&mut self, ctx: &mut Self::Context) {
-        if ctx.state().stopping() {
+        if ctx.state().stopping() || !mem::take(&mut self.is_held) {
             return;
         }
-        let Some(mut inbox) = self.held.take() else { return };
-        while let Some(inbound) = inbox.pop() {
+        while let Some(inbound) = self.inbox.as_mut().and_then(|inbox| inbox.pop()) {
             self.look_at(inbound, ctx);
             if ctx.state().stopping() {
                 return;
             }
-            if self.held.is_some() {
-                if !inbox.is_full() {
+            if self.is_held {
+                if !self.inbox().is_full() {
                     self.gate.open();
                 }
-                self.held = Some(inbox);
                 return;
             }
         }
-        if inbox.is_last {
+        if self.inbox.take().is_some_and(|inbox| inbox.is_last) {
             return self.stop(ctx);
         }
         self.gate.open();
@@ -225,7 +225,7 @@ impl<C: HeldConversation> Actor for WebSocket<C> {
 
 impl<C: HeldConversation> StreamHandler<Inbound> for WebSocket<C> {
     fn handle(&mut self, inbound: Inbound, ctx: &mut Self::Context) {
-        if self.held.is_none() {
+        if !self.is_held {
             return self.look_at(inbound, ctx);
         }
         match inbound {
@@ -243,9 +243,9 @@ impl<C: HeldConversation> StreamHandler<Inbound> for WebSocket<C> {
 
     /// The client is gone; its earlier messages are still handled.
     fn finished(&mut self, ctx: &mut Self::Context) {
-        match &mut self.held {
-            Some(inbox) => inbox.is_last = true,
-            None => self.stop(ctx),
+        match self.is_held {
+            true => self.inbox().is_last = true,
+            false => self.stop(ctx),
         }
     }
 }

@@ -292,7 +292,8 @@ where
         actix_rt::spawn(async move {
             // The client has been told of any error.
             if poll_fn(|cx| acceptor.service.poll_ready(cx)).await.is_ok() {
-                let _ = acceptor.service.call((connection, address)).await;
+                // In its own memory, because tokio moves a task when it begins and twice when it ends.
+                let _ = Box::pin(acceptor.service.call((connection, address))).await;
             }
         });
     }

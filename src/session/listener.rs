@@ -52,8 +52,11 @@ pub fn tune(listener: &TcpListener) {
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
 }
 
+/// A stream in memory of its own, because actix-http moves it some thirty times until the connection is a session.
+type BoxedStream = Box<HttpStream<TcpStream>>;
+
 /// Takes the connection of an upgrade over from the HTTP server.
-type Upgrade = Rc<dyn Fn(Request, Framed<HttpStream<TcpStream>, h1::Codec>) -> Upgrading>;
+type Upgrade = Rc<dyn Fn(Request, Framed<BoxedStream, h1::Codec>) -> Upgrading>;
 
 /// The upgrades of one thread's connections: which requests are upgrades, and the tasks that serve them.
 pub struct Sockets {
@@ -156,16 +159,19 @@ impl ConnectionService {
             .client_disconnect_timeout(Duration::from_secs(1))
             .h1_allow_half_closed(false)
             .graceful_shutdown_signal(move || stopping(stops.clone()))
-            .on_connect_ext(|stream: &HttpStream<TcpStream>, data| {
+            .on_connect_ext(|stream: &BoxedStream, data| {
                 data.insert(stream.turn());
             })
             .expect(asking)
             .upgrade(move |(request, framed): (Request, _)| upgrade(request, framed))
             .h1(app);
         fn_service(move |(Connection { io, slot }, peer): (Connection, SocketAddr)| {
-            let stream = HttpStream::new(io, slot, Some(peer), rules.clone());
-            let begun = stream.begun(stopping(stopped.clone()));
-            async move { Ok((begun.await, Some(peer))) }
+            let mut stream = Box::new(HttpStream::new(io, slot, Some(peer), rules.clone()));
+            let stops = stopping(stopped.clone());
+            async move {
+                stream.begun(stops).await;
+                Ok((stream, Some(peer)))
+            }
         })
         .and_then(http)
     }

@@ -144,7 +144,7 @@ pub(super) type Upgrading = Pin<Box<dyn Future<Output = Result<(), actix_web::Er
 
 /// Refuses all upgrades, on a port without sessions.
 pub(super) fn refuse_all<T: SocketTransport>(
-    framed: Framed<HttpStream<T>, h1::Codec>,
+    framed: Framed<Box<HttpStream<T>>, h1::Codec>,
 ) -> Upgrading {
     let parts = framed.into_parts();
     let (io, _, leaving) = parts.io.into_parts();
@@ -162,7 +162,7 @@ pub(super) fn refuse_all<T: SocketTransport>(
 /// been ended before.
 pub(super) fn serve<T: SocketTransport, C: HeldConversation>(
     request: Request,
-    framed: Framed<HttpStream<T>, h1::Codec>,
+    framed: Framed<Box<HttpStream<T>>, h1::Codec>,
     worker: Rc<Worker>,
     upgrade_handler: UpgradeHandler<C>,
 ) -> Upgrading {

@@ -389,7 +389,7 @@ impl<T> HttpStream<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
     /// Waits for the first request, for the end of the stream, or until the server `stops`. The HTTP server
     /// allocates its state of the connection only after that.
-    pub(in crate::session) async fn begun(mut self, stops: impl Future<Output = ()>) -> Self {
+    pub(in crate::session) async fn begun(&mut self, stops: impl Future<Output = ()>) {
         let mut stops = pin!(stops);
         poll_fn(|cx| {
             // The HTTP server will get the same error.
@@ -403,7 +403,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
             Poll::Ready(())
         })
         .await;
-        self
     }
 
     fn poll_hand_over(

@@ -50,9 +50,9 @@ async fn a_connection_that_was_answered_is_woken_when_it_must_give_way() {
 async fn a_connection_is_kept_no_longer_although_a_timer_ended_while_it_was_served() {
     let rules = ConnectionRules { handshake_timeout: SHORT, keep_alive: 4 * SHORT, ..rules() };
     let (mut client, io) = duplex(PIPE_BYTES);
-    let stream = HttpStream::new(io, slot(), None, Rc::new(rules));
+    let mut stream = HttpStream::new(io, slot(), None, Rc::new(rules));
     // It waits for the first request, so that the timer wakes the task that serves it.
-    let (mut stream, written) =
+    let ((), written) =
         tokio::join!(stream.begun(pending()), client.write_all(REQUESTS[0].as_bytes()));
     written.expect("room");
     let began = Instant::now();

@@ -253,7 +253,7 @@ fn verify(head: &RequestHead) -> Result<String, UpgradeRefusal> {
         return Err(UpgradeRefusal::bad_handshake("'sec-websocket-version' header must be '13'"));
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], |key| key.as_bytes());
-    if STANDARD.decode(key).map(|nonce| nonce.len()) != Ok(16) {
+    if STANDARD.decode_slice(key, &mut [0; 18]) != Ok(16) {
         let fault = "'sec-websocket-key' header is missing or malformed";
         return Err(UpgradeRefusal::bad_handshake(fault));
     }
@@ -261,12 +261,12 @@ fn verify(head: &RequestHead) -> Result<String, UpgradeRefusal> {
 }
 
 fn switching_protocols(accept_key: &str, subprotocol: Option<&str>) -> String {
-    let subprotocol =
-        subprotocol.map(|name| format!("sec-websocket-protocol: {name}\r\n")).unwrap_or_default();
-    format!(
-        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
-         sec-websocket-accept: {accept_key}\r\n{subprotocol}\r\n"
-    )
+    let head = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+                sec-websocket-accept: ";
+    match subprotocol {
+        None => [head, accept_key, "\r\n\r\n"].concat(),
+        Some(name) => [head, accept_key, "\r\nsec-websocket-protocol: ", name, "\r\n\r\n"].concat(),
+    }
 }
 
 /// Writes the pending answers to earlier requests, then the 101 response.

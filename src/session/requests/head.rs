@@ -128,7 +128,7 @@ pub(super) fn read(
     let mut follows = fields.follows()?;
     let offer = Offer::of(bytes, request.headers);
     let is_get = follows == Follows::Nothing && fields.method == Method::GET;
-    if is_get && offer.is_websocket() && is_socket(&fields.path()) {
+    if is_get && offer.is_websocket() && fields.names_socket(is_socket) {
         offer.accept(bytes);
         follows = Follows::Tunnel;
     } else {
@@ -191,11 +191,10 @@ impl HeaderFields {
         Ok(())
     }
 
-    /// The path, spelled as the services see it.
-    fn path(&self) -> String {
-        let mut target = self.target.clone();
-        path::drop_empty_segments(&mut target);
-        target.path().to_owned()
+    /// Returns whether `is_socket` accepts the path, spelled as the services see it.
+    fn names_socket(mut self, is_socket: &dyn Fn(&str) -> bool) -> bool {
+        path::drop_empty_segments(&mut self.target);
+        is_socket(self.target.path())
     }
 
     fn follows(&self) -> Result<Follows, HeadFault> {

@@ -10,16 +10,20 @@
 use std::ops::Range;
 
 use actix_http::header::{CONNECTION, UPGRADE};
+use smallvec::SmallVec;
+
+/// Parts of a head. One is the common case.
+type HeadParts = SmallVec<[Range<usize>; 1]>;
 
 /// The places in a head that offer upgrades.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Offer {
     /// The values of `Upgrade`.
-    upgrade: Vec<Range<usize>>,
+    upgrade: HeadParts,
     /// The values of `Connection`, if one of them lists `upgrade`.
-    connection: Vec<Range<usize>>,
+    connection: HeadParts,
     /// The entries `upgrade` of `Connection`.
-    options: Vec<Range<usize>>,
+    options: HeadParts,
     /// The first entry `websocket` of `Upgrade`.
     websocket: Option<Range<usize>>,
 }

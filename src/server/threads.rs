@@ -41,9 +41,9 @@ use crate::{
 /// The pause after a failure to accept, for example when no file handle is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// A thread is overloaded if it has 1/256 more connections than the least loaded one, and at least one more. So
+/// A thread is overloaded if it has 1/64 more connections than the least loaded one, and at least one more. So
 /// a few connections are distributed evenly, and of many thousands hardly any is passed on.
-const SHARES: usize = 256;
+const SHARES: usize = 64;
 
 /// A thread, as the other threads see it.
 struct Peer {
@@ -386,8 +386,8 @@ mod tests {
             ("one, and none", vec![1, 0], 0, Some(1)),
             ("none, and one", vec![1, 0], 1, None),
             ("the idlest of them", vec![9, 5, 4, 7], 0, Some(2)),
-            ("a little more", vec![2_570, 2_560], 0, None),
-            ("too much more", vec![2_571, 2_560], 0, Some(1)),
+            ("a little more", vec![2_600, 2_560], 0, None),
+            ("too much more", vec![2_601, 2_560], 0, Some(1)),
             ("alone", vec![5], 0, None),
         ] {
             let (mut peers, _owns): (Vec<_>, Vec<_>) = open.iter().map(|_| thread()).unzip();

@@ -193,7 +193,7 @@ pub(super) fn serve<T: SocketTransport, C: HeldConversation>(
 
 /// An accepted handshake, with the head of the 101 response.
 struct AcceptedUpgrade<C> {
-    head: String,
+    head: Vec<u8>,
     conversation: C,
     admission: Admission,
 }
@@ -235,7 +235,7 @@ fn decide<C>(
 fn close(request: &Request, closing: Closing) -> Result<BytesMut, UpgradeRefusal> {
     let Closing { subprotocol, last, close } = closing;
     let head = switching_protocols(&verify(request.head())?, subprotocol);
-    let mut answer = BytesMut::from(head.as_bytes());
+    let mut answer = BytesMut::from(&head[..]);
     if let Some(last) = last {
         Parser::write_message(&mut answer, last, OpCode::Text, true, false);
     }
@@ -247,7 +247,7 @@ fn close(request: &Request, closing: Closing) -> Result<BytesMut, UpgradeRefusal
 
 /// Judges the upgrade itself, after all other checks, and returns the key of the 101 response. The method,
 /// `Connection` and `Upgrade` were checked when the head was read.
-fn verify(head: &RequestHead) -> Result<String, UpgradeRefusal> {
+fn verify(head: &RequestHead) -> Result<[u8; 28], UpgradeRefusal> {
     let headers = head.headers();
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(UpgradeRefusal::bad_handshake("'sec-websocket-version' header must be '13'"));
@@ -257,23 +257,22 @@ fn verify(head: &RequestHead) -> Result<String, UpgradeRefusal> {
         let fault = "'sec-websocket-key' header is missing or malformed";
         return Err(UpgradeRefusal::bad_handshake(fault));
     }
-    Ok(String::from_utf8_lossy(&ws::hash_key(key)).into_owned())
+    Ok(ws::hash_key(key))
 }
 
-fn switching_protocols(accept_key: &str, subprotocol: Option<&str>) -> String {
-    let head = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
-                sec-websocket-accept: ";
-    match subprotocol {
-        None => [head, accept_key, "\r\n\r\n"].concat(),
-        Some(name) => [head, accept_key, "\r\nsec-websocket-protocol: ", name, "\r\n\r\n"].concat(),
-    }
+fn switching_protocols(accept_key: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
+    let begin: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\
+        connection: Upgrade\r\nsec-websocket-accept: ";
+    let field = subprotocol.map_or([""; 2], |name| ["\r\nsec-websocket-protocol: ", name]);
+    let [name, value] = field.map(str::as_bytes);
+    [begin, accept_key, name, value, b"\r\n\r\n"].concat()
 }
 
 /// Writes the pending answers to earlier requests, then the 101 response.
-async fn welcome<T: SocketTransport>(mut io: T, pending: BytesMut, head: String) -> io::Result<T> {
+async fn welcome<T: SocketTransport>(mut io: T, pending: BytesMut, head: Vec<u8>) -> io::Result<T> {
     let write = async {
         io.write_all(&pending).await?;
-        io.write_all(head.as_bytes()).await
+        io.write_all(&head).await
     };
     timeout(REFUSAL_TIME_MAX, write).await??;
     Ok(io)

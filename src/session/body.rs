@@ -12,6 +12,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -248,27 +249,44 @@ impl Charge {
 
     /// Charges further bytes, because the body makes progress.
     fn add(&mut self, bytes: usize) -> Result<(), UnreadBody> {
-        self.withdraw()?;
-        let has_room = match self.share {
-            BudgetShare::Whole => self.budget.take(bytes, self.share),
-            BudgetShare::Half => self.budget.arriving.lock().make_room(bytes, &self.budget),
-        };
-        if !has_room {
+        match self.share {
+            BudgetShare::Half => self.add_of_visitor(bytes),
+            BudgetShare::Whole if self.budget.take(bytes, self.share) => {
+                self.bytes += bytes;
+                Ok(())
+            }
+            BudgetShare::Whole => Err(UnreadBody::NoRoom),
+        }
+    }
+
+    /// Charges further bytes to a visitor's body. The lock is held over all steps, because another body that needs
+    /// room is refused if it finds this one charged, but not among those that can make room.
+    fn add_of_visitor(&mut self, bytes: usize) -> Result<(), UnreadBody> {
+        let budget = self.budget.clone();
+        let mut arriving = budget.arriving.lock();
+        self.leave(&mut arriving)?;
+        if !arriving.make_room(bytes, &budget) {
+            budget.give_back(mem::take(&mut self.bytes));
             return Err(UnreadBody::NoRoom);
         }
         self.bytes += bytes;
-        if self.share == BudgetShare::Half {
-            let body = Arriving { bytes: self.bytes, stop: self.stop.clone() };
-            self.turn = Some(self.budget.arriving.lock().push(body));
-        }
+        let body = Arriving { bytes: self.bytes, stop: self.stop.clone() };
+        self.turn = Some(arriving.push(body));
         Ok(())
     }
 
     /// Takes the body out of those whose room other bodies may take. Fails if another body has taken the room
     /// of this one.
     fn withdraw(&mut self) -> Result<(), UnreadBody> {
+        let arriving = Arc::clone(&self.budget.arriving);
+        self.leave(&mut arriving.lock())
+    }
+
+    /// Takes the body out of these, if it is among them. If another body has taken its room, fails, and nothing is
+    /// charged any more.
+    fn leave(&mut self, arriving: &mut ArrivingBodies) -> Result<(), UnreadBody> {
         if let Some(turn) = self.turn.take()
-            && self.budget.arriving.lock().remove(turn).is_none()
+            && arriving.remove(turn).is_none()
         {
             self.bytes = 0;
             return Err(UnreadBody::NoRoom);
@@ -279,9 +297,13 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
+        let Some(turn) = self.turn else { return self.budget.give_back(self.bytes) };
+        // As in `add_of_visitor`, the lock is held until the bytes are given back.
+        let mut arriving = self.budget.arriving.lock();
         // A body whose room was taken has nothing left to give back.
-        let _ = self.withdraw();
-        self.budget.give_back(self.bytes);
+        if arriving.remove(turn).is_some() {
+            self.budget.give_back(self.bytes);
+        }
     }
 }
 
@@ -461,6 +483,25 @@ mod tests {
         send(&first, 50).await;
         drop(first);
         assert_eq!(first_read.await.expect("no panic"), Ok(300), "its end would not have helped");
+        assert_eq!(bodies.used_bytes.load(Relaxed), 0);
+        assert_eq!(bodies.arriving.lock().bytes, 0);
+    }
+
+    #[test]
+    fn a_visitors_body_finds_the_room_of_those_that_progress_at_the_same_moment() {
+        let bodies = BodyBudget::new(1_000);
+        let read_many = || {
+            for _ in 0..20_000 {
+                let (mut charge, _stopped) = Charge::none(&bodies, BudgetShare::Half);
+                assert_eq!(charge.add(300), Ok(()), "the others can make room");
+                // The other thread may take the room of this body, and of no other.
+                let _ = charge.add(1);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(read_many);
+            scope.spawn(read_many);
+        });
         assert_eq!(bodies.used_bytes.load(Relaxed), 0);
         assert_eq!(bodies.arriving.lock().bytes, 0);
     }

@@ -82,16 +82,19 @@ impl AppStore {
 
     async fn read_migrations(&self) -> Result<Vec<herald_migration::Migration>, StoreError> {
         match Migrator::get_migration_with_status_read_only(&self.db).await {
-            // sea-orm's error for a migration that is applied and not known.
-            Err(DbErr::Custom(_)) => {
-                Err(self.explain_unknown().await.unwrap_or_else(|error| failed(&error)))
+            // sea-orm's error for a migration that is applied and not known, among others.
+            Err(error @ DbErr::Custom(_)) => {
+                Err(self.explain_unknown(error).await.unwrap_or_else(|error| failed(&error)))
             }
             read => read.map_err(|error| failed(&error)),
         }
     }
 
     /// Makes the error for a database with migrations that this version does not know.
-    async fn explain_unknown(&self) -> Result<StoreError, DbErr> {
+    ///
+    /// # Errors
+    /// `error` if there is no such migration; or the reason why the database does not list them.
+    async fn explain_unknown(&self, error: DbErr) -> Result<StoreError, DbErr> {
         let ask = "SELECT version FROM seaql_migrations ORDER BY version";
         let ask = Statement::from_string(self.db.get_database_backend(), ask);
         let rows = self.db.query_all_raw(ask).await?;
@@ -101,10 +104,10 @@ impl AppStore {
             .collect::<Result<Vec<String>, _>>()?;
         let known = Migrator::get_migration_files();
         unknown.retain(|name| known.iter().all(|migration| migration.name() != name));
+        let Some(newest) = unknown.last() else { return Err(error) };
         Ok(StoreError::Unusable(format!(
-            "a newer Herald has migrated it (its newest migration is {}): use that version, or let it undo \
+            "a newer Herald has migrated it (its newest migration is {newest}): use that version, or let it undo \
              what this version does not know: `herald migrate down --steps {}`",
-            unknown.last().map_or("", String::as_str),
             unknown.len()
         )))
     }
@@ -189,4 +192,29 @@ impl AppStore {
 
 fn failed(error: &DbErr) -> StoreError {
     StoreError::Unusable(format!("a migration failed: {}", reason(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{super::MissingFile, *};
+    use crate::app::database::Database;
+
+    #[actix_web::test]
+    async fn an_error_without_an_unknown_migration_stays_what_it_is() {
+        let settings = Database {
+            url: "sqlite::memory:".into(),
+            connections_max: 1,
+            connect_retry: Duration::ZERO,
+            query_timeout: Duration::from_secs(10),
+            migrate: true,
+            seed: false,
+        };
+        let store = AppStore::connect(&settings, MissingFile::Refuse).await.expect("a store");
+        store.migrate_up(None).await.expect("migrations");
+        let error = DbErr::Custom("something else".into());
+        let explained = store.explain_unknown(error).await.expect_err("nothing to explain");
+        assert_eq!(explained.to_string(), "Custom Error: something else");
+    }
 }

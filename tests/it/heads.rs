@@ -289,7 +289,7 @@ async fn visitors_that_announce_bodies_and_send_none_shut_out_no_visitor_and_no_
         stalled.push(stream);
     }
     let all_arrived =
-        async { while figures::Figures::of(&server).await.hits("bodies_bytes_max") < 8.0 {} };
+        repeat_until(async || figures::Figures::of(&server).await.hits("bodies_bytes_max") >= 8.0);
     timeout(DEADLINE, all_arrived).await.expect("those without room are refused");
 
     let heartbeat = br#"[null,"1","phoenix","heartbeat",{}]"#;

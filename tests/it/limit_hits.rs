@@ -298,16 +298,12 @@ async fn events_beyond_the_rate_are_refused_and_the_session_goes_on() {
         only(&server, "client_events_per_second_max", hits).await;
         socket.assert_quiet().await;
         // Soon afterwards an event is accepted again.
-        let let_through = async {
-            loop {
-                socket.push(json!(["1", "e", TOPIC, "t:e", {}])).await;
-                match socket.next().await[3].as_str() {
-                    Some("t:e") => return,
-                    _ => hits += 1.0,
-                }
-                tokio::task::yield_now().await;
-            }
-        };
+        let let_through = repeat_until(async || {
+            socket.push(json!(["1", "e", TOPIC, "t:e", {}])).await;
+            let is_through = socket.next().await[3] == "t:e";
+            hits += f64::from(!is_through);
+            is_through
+        });
         timeout(DEADLINE, let_through).await.expect("the next in time");
     }
 }
@@ -369,11 +365,11 @@ async fn joins_beyond_the_rate_are_refused_before_their_tokens_are_looked_at() {
         }
         hits += f64::from(denied);
         only(&server, "joins_per_second_max", hits).await;
-        let let_in = async {
-            while socket.try_join(TOPIC, json!({})).await == refused {
-                hits += 1.0;
-            }
-        };
+        let let_in = repeat_until(async || {
+            let is_refused = socket.try_join(TOPIC, json!({})).await == refused;
+            hits += f64::from(is_refused);
+            !is_refused
+        });
         timeout(DEADLINE, let_in).await.expect("a join in time");
     }
 }
@@ -463,7 +459,7 @@ async fn sessions_beyond_those_of_an_app_are_refused_until_another_has_left() {
     assert_eq!([&inside.next().await[3], &inside.next().await[3]], ["phx_reply", "phx_close"]);
     assert_eq!(outside.try_join(TOPIC, json!({})).await, refused, "it still has a topic");
     drop(inside);
-    let let_in = async { while outside.try_join(TOPIC, json!({})).await == refused {} };
+    let let_in = repeat_until(async || outside.try_join(TOPIC, json!({})).await != refused);
     timeout(DEADLINE, let_in).await.expect("a place in time");
 }
 
@@ -494,7 +490,7 @@ async fn sessions_beyond_those_of_an_address_are_429_until_another_has_gone() {
     assert_eq!(polls("192.0.2.1").await.json()["status"], 410, "another address");
     inside.pop();
     let let_in =
-        async { while Socket::open_with(&server, path, &from("2001:db8::3")).await.is_err() {} };
+        repeat_until(async || Socket::open_with(&server, path, &from("2001:db8::3")).await.is_ok());
     timeout(DEADLINE, let_in).await.expect("a place in time");
 }
 

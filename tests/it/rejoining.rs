@@ -14,7 +14,7 @@ use std::{
 use crate::support::*;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::join;
+use tokio::{join, sync::Notify};
 use tokio_tungstenite::tungstenite::Message;
 
 const SCOPE: &str = "public:test-app";
@@ -41,6 +41,8 @@ struct Load {
     published: RefCell<HashMap<usize, u64>>,
     /// The number of events of each publisher that the witness has heard.
     witnessed: RefCell<HashMap<usize, u64>>,
+    /// Wakes the publishers that wait for the witness.
+    heard: Notify,
 }
 
 impl Load {
@@ -59,7 +61,7 @@ impl Load {
     /// Waits until the witness has heard all but `ahead_max` of the events of a publisher.
     async fn keep_pace(&self, publisher: usize, ahead_max: u64) {
         while self.ahead(publisher) > ahead_max {
-            tokio::task::yield_now().await;
+            self.heard.notified().await;
         }
     }
 }
@@ -73,6 +75,7 @@ async fn witness(load: &Load, mut socket: Socket) -> Vec<Id> {
         }
         let id = id_of(&frame);
         *load.witnessed.borrow_mut().entry(id.0).or_default() += 1;
+        load.heard.notify_waiters();
         heard.push(id);
     }
 }

@@ -151,7 +151,7 @@ impl<'a> Credentials<'a> {
             // The administrator sees every app, but an app that is not served takes no events.
             find_active(services, slug).map_err(|reason| match reason {
                 RefusalReason::InactiveApp => ApiError::Forbidden("the app is inactive"),
-                _ => ApiError::NotFound,
+                _ => ApiError::Forbidden("this server does not serve the app"),
             })?;
             return Ok(AuthenticatedApp { app, caller: Caller::Application });
         }

@@ -175,19 +175,28 @@ async fn a_session_asks_about_its_own_app_and_the_administrators_about_every_app
 async fn the_administrators_session_reads_an_app_that_is_not_served_and_sends_no_event_for_it() {
     let many = TestServer::start();
     let single = TestServer::start_with(|settings| settings.single_app = Slug::parse("test-app"));
-    for (server, active, refused) in [(many, false, 403), (single, true, 404)] {
+    for (server, active, why, by_topic) in [
+        (many, false, "the app is inactive", 200),
+        (single, true, "this server does not serve the app", 422),
+    ] {
         let app = server.create_app(json!({ "name": "kept-back", "active": active })).await;
         let (cookie, _) = log_in(&server, &admin()).await;
         for operation in operations().into_iter().filter(lasts) {
             let body = match operation.id.as_str() {
-                // A topic of this app has no name on a server for a single app.
                 "endJoins" => json!({ "sub": "User:1" }),
                 _ => body_of(&operation, &app.slug),
             };
             let address = address_of(&operation, &app.slug);
             let answer = send(call(&server, &operation.method, &address, &cookie), &body).await;
-            let expected = if operation.id == "triggerEvent" { refused } else { 200 };
+            let is_event = operation.id == "triggerEvent";
+            let expected = if is_event { 403 } else { 200 };
             assert_eq!(answer.status, expected, "{address}: {}", answer.body);
+            assert_eq!(answer.body.contains(why), is_event, "{address}: {}", answer.body);
         }
+        // A topic of this app has no name on a server for a single app.
+        let address = format!("/api/apps/{}/disconnect", app.slug);
+        let topic = json!({ "topic": format!("public:{}:room", app.slug) });
+        let answer = send(call(&server, "POST", &address, &cookie), &topic).await;
+        assert_eq!(answer.status, by_topic, "{}", answer.body);
     }
 }

@@ -5,7 +5,9 @@ import { el, notify, setText } from "./dom.js"
 
 let made = 0
 
-/** The inputs of forms whose sending found that the session has ended, by the address. The login leads back to these forms. */
+/**
+ * The changed inputs of forms whose sending found that the session has ended, by the address. The login leads back to these forms.
+ */
 const drafts = new Map()
 
 /**
@@ -47,7 +49,10 @@ export function check({ label, name, checked = false, testid, on }) {
 
 /**
  * A form. `send` submits it, and may return a text about the success; a refusal is shown at its fields or below them. While `send`
- * runs, the button is disabled, so that nothing is sent twice. If the session has ended, the inputs are kept for the next login.
+ * runs, the button is disabled, so that nothing is sent twice. If the session has ended, the inputs that the person has changed are
+ * kept for the next login. The others are not, because somebody else may change the values behind them until then.
+ *
+ * A view that fills controls in later calls `filled` with their names.
  */
 export function form({ testid, submit, children, send, isQuiet = false, extra = [] }) {
   const button = el(
@@ -63,6 +68,12 @@ export function form({ testid, submit, children, send, isQuiet = false, extra = 
     el("div", { class: "row" }, button, extra),
     note,
   )
+  /** The inputs that the view has filled in, by the names of their controls. */
+  const shown = new Map()
+  const filled = names => {
+    const inputs = inputsOf(node)
+    for (const name of names) shown.set(name, inputs.get(name))
+  }
   node.addEventListener("submit", async submitted => {
     submitted.preventDefault()
     if (button.getAttribute("aria-disabled") === "true") return
@@ -74,28 +85,35 @@ export function form({ testid, submit, children, send, isQuiet = false, extra = 
       say(note, (await send()) ?? "", "calm")
     } catch (error) {
       // Once another session has begun, the form may be that of another party.
-      if (error.isExpired && session === sessionNumber()) drafts.set(draft, inputsOf(node))
+      if (error.isExpired && session === sessionNumber()) drafts.set(draft, changesOf(inputsOf(node), shown))
       if (!error.isExpired) refuse(node, note, error)
     } finally {
       button.removeAttribute("aria-disabled")
     }
   })
   // The caller fills the form in first.
-  queueMicrotask(() => restore(node, draftOf(testid)))
-  return { node, button, note }
+  queueMicrotask(() => {
+    filled(inputsOf(node).keys())
+    if (restore(node, draftOf(testid))) say(note, "Your inputs are filled in again.", "calm")
+  })
+  return { node, button, note, filled }
 }
 
 const draftOf = testid => `${location.hash} ${testid}`
 const controlsOf = node => [...node.elements].filter(({ name }) => name)
-const inputsOf = node => controlsOf(node).map(({ value, checked }) => ({ value, checked }))
+const inputsOf = node => new Map(controlsOf(node).map(({ name, value, checked }) => [name, { value, checked }]))
+const isSame = (one, other) => one.value === other.value && one.checked === other.checked
+const changesOf = (inputs, shown) => new Map([...inputs].filter(([name, input]) => !isSame(input, shown.get(name))))
 
+/** Fills the kept inputs in again. Returns whether there are any. */
 function restore(node, draft) {
-  const inputs = drafts.get(draft)
+  const inputs = drafts.get(draft) ?? new Map()
   drafts.delete(draft)
-  if (inputs) for (const [nth, control] of controlsOf(node).entries()) Object.assign(control, inputs[nth])
+  for (const control of controlsOf(node)) Object.assign(control, inputs.get(control.name))
+  return inputs.size > 0
 }
 
-/** Forgets the kept inputs, because another party logs in, or nobody does. */
+/** Forgets the kept inputs, because the party that has typed them logs out, or another party logs in. */
 export function dropDrafts() {
   drafts.clear()
 }

@@ -69,7 +69,7 @@ function redirect(path) {
 function enter(found, next) {
   notify("")
   beginSession()
-  // What one party has typed is not shown to another.
+  // Inputs that one party has typed are not shown to another.
   if (!isSame(found, former)) dropDrafts()
   session = found
   showAccount()
@@ -80,6 +80,7 @@ function enter(found, next) {
 /** Closes the session's connections, and shows a login that returns to the present view. */
 function leave({ next } = {}) {
   former = next ? session : null
+  if (!next) dropDrafts()
   session = null
   router.close()
   live.close()

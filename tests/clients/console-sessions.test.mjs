@@ -61,17 +61,29 @@ test("a session that ends while a form is sent keeps the form and the address fo
 })
 
 test("the settings that were being saved are filled in again after the login", async t => {
+  const app = await herald.createApp({ name: "Saved by two" })
   const window = await admin(t)
-  await window.go("/apps/test-app/settings")
+  await window.go(`/apps/${app.slug}/settings`)
+  // Fields that have been saved count as unchanged.
+  await window.by("history_publications").fill("3")
+  await window.by("settings-submit").click()
+  await window.by("settings-note").getByText("Saved.").waitFor()
   await window.by("history_seconds").fill("77")
   await window.by("subscription_count").uncheck()
   await window.page.context().clearCookies()
   await window.by("settings-submit").click()
   await window.heading("Log in").waitFor()
+  await herald.updateApp(app.slug, { client_events: "all", history_publications: 5, authorized_only: true })
   await window.loginAsAdmin()
-  await window.by("settings").waitFor()
+  await window.by("settings-note").getByText("Your inputs are filled in again.").waitFor()
   assert.equal(await window.by("history_seconds").inputValue(), "77")
   assert.equal(await window.by("subscription_count").isChecked(), false)
+  await window.by("settings-submit").click()
+  await window.by("settings-note").getByText("Saved.").waitFor()
+  const { data } = await herald.ask("GET", `/api/apps/${app.slug}`, { username: app.key, password: app.secret })
+  const { client_events, history_publications, authorized_only, history_seconds, subscription_count } = data
+  const expected = { client_events: "all", history_publications: 5, authorized_only: true, history_seconds: 77, subscription_count: false }
+  assert.deepEqual({ client_events, history_publications, authorized_only, history_seconds, subscription_count }, expected)
 })
 
 test("a refusal of an earlier session does not end the present one", async t => {

@@ -113,7 +113,7 @@ function fieldsForm({ app, path, isAdmin, signal, onApp }) {
   }
   const read = () => Object.fromEntries(Object.entries(fields).map(([name, { read }]) => [name, read()]))
   let known
-  const { node } = form({
+  const { node, filled } = form({
     testid: "settings",
     submit: "Save changes",
     children: [
@@ -143,7 +143,9 @@ function fieldsForm({ app, path, isAdmin, signal, onApp }) {
   function fill(app, sent) {
     known = app
     const edited = changesOf(sent, read())
-    for (const [name, { write }] of Object.entries(fields)) if (!(name in edited)) write(app[name])
+    const others = Object.keys(fields).filter(name => !(name in edited))
+    for (const name of others) fields[name].write(app[name])
+    filled(others)
   }
   fill(app, read())
   return node

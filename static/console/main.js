@@ -2,7 +2,7 @@
 
 import { announce, attempt, dropNotice, el, keepFocus, notify, pause } from "./dom.js"
 import { beginSession, get, network, post } from "./api.js"
-import { go, here, link, Router } from "./router.js"
+import { followSlug, go, here, link, Router } from "./router.js"
 import { closeDialogs } from "./dialog.js"
 import { dropDrafts } from "./fields.js"
 import { live } from "./live.js"
@@ -170,8 +170,7 @@ async function compare() {
   if (found.app === before.app) return
   session = found
   showAccount()
-  const slugs = [before.app, found.app].map(slug => `/apps/${encodeURIComponent(slug)}/`)
-  go(here().address.replace(...slugs), { replace: true })
+  followSlug(before.app, found.app)
   announce(`The app was renamed. Its slug is ${found.app} now.`)
 }
 

@@ -82,6 +82,13 @@ export function go(path, { replace = false } = {}) {
   else location.hash = path
 }
 
+/** After an app was renamed, replaces its former slug in the address, if the address is one of that app. */
+export function followSlug(former, slug) {
+  const [from, to] = [former, slug].map(slug => `/apps/${encodeURIComponent(slug)}/`)
+  const { address } = here()
+  if (address.startsWith(from)) go(address.replace(from, to), { replace: true })
+}
+
 function match(parts, given) {
   if (parts.length !== given.length) return null
   const params = {}

@@ -73,6 +73,22 @@ describe("a late answer", () => {
     assert.equal(window.path(), "/overview")
   })
 
+  test("to a new name moves a person who is in another tab of the app", async t => {
+    const app = await herald.createApp({ name: "Renamed and left" })
+    const window = await admin(t)
+    await window.go(`/apps/${app.slug}/settings`)
+    await window.by("name").fill("Renamed and followed")
+    const held = await window.hold(`**/api/admin/apps/${app.slug}`)
+    await window.by("settings-submit").click()
+    const late = await held.call(0)
+    await window.go(`/apps/${app.slug}/usage`)
+    await window.by("usage").waitFor()
+    await late.continue()
+    await window.by("notice").getByText("The settings of the app Renamed and followed are saved.").waitFor()
+    await eventually(() => window.path() === "/apps/renamed-and-followed/usage", "the new slug")
+    await window.by("usage-numbers").waitFor()
+  })
+
   test("that is a failure is shown above the view that the person has changed to", async t => {
     const app = await herald.createApp({ name: "Failing too late" })
     const window = await admin(t)

@@ -1,10 +1,10 @@
 // The settings of an app: its keys, its fields, the code to paste, and for the administrator its deactivation and deletion.
 
-import { announce, attempt, el, keepFocus, load } from "../dom.js"
+import { announce, attempt, el, keepFocus, load, notify } from "../dom.js"
 import { adminPath, appPath, patch, post, remove } from "../api.js"
 import { confirm } from "../dialog.js"
 import { check, field, form } from "../fields.js"
-import { go } from "../router.js"
+import { followSlug, go } from "../router.js"
 import { snippets } from "../snippets.js"
 import { CLIENT_EVENTS } from "./apps.js"
 import { loadApp } from "./app.js"
@@ -129,8 +129,9 @@ function fieldsForm({ app, path, isAdmin, signal, onApp }) {
       const changed = changesOf(known, sent)
       if (Object.keys(changed).length === 0) return "Nothing has changed, so nothing was saved."
       const { data } = await patch(path, { app: changed })
-      if (signal.aborted) return announce("The settings are saved.")
-      if (data.slug !== app.slug) return go(`/apps/${encodeURIComponent(data.slug)}/settings`)
+      if (data.slug !== app.slug) followSlug(app.slug, data.slug)
+      if (signal.aborted) return notify(`The settings of the app ${data.name} are saved.`)
+      if (data.slug !== app.slug) return
       fill(data, sent)
       onApp(data)
       return "Saved. The change is in effect."

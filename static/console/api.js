@@ -9,8 +9,10 @@ const WORDS = {
   503: "The server cannot do this now.",
 }
 
-/** The longest time until a call is answered. A server that takes longer counts as unreachable. */
+/** The longest time until an answer begins. A server that takes longer counts as unreachable. */
 const ANSWER_MS_MAX = 15_000
+/** The longest time until the rest of an answer has arrived. */
+const BODY_MS_MAX = 60_000
 
 /**
  * Tells the page when a session has ended (`expired`), when a call is not permitted to it (`forbidden`), and whether the server
@@ -19,28 +21,36 @@ const ANSWER_MS_MAX = 15_000
 export const network = new EventTarget()
 
 /** The number of sessions that have begun in this page. */
-let sessions = 0
+let begun = 0
+/** How many times a session has begun or ended. The answer to a call from before the last time is for nobody who is here now. */
+let turns = 0
 /** How far the server's clock is ahead of this browser's, as the latest answer says. */
 let aheadMs = 0
 
-/** Begins a session: from now on, a 401 to a call of an earlier session does not end the present one. */
+/** Begins a session. From now on, the page drops the answers to earlier calls. */
 export function beginSession() {
-  sessions += 1
+  begun += 1
+  turns += 1
+}
+
+/** Ends the session. From now on, the page drops the answers to earlier calls. */
+export function endSession() {
+  turns += 1
 }
 
 /** The number of the present session, or of the last one. */
-export const sessionNumber = () => sessions
+export const sessionNumber = () => begun
 
 /** The present time of the server, in milliseconds. */
 export const serverNow = () => Date.now() + aheadMs
 
 /**
- * The reason why a call failed: its status (0 if the server could not be reached), a text for people, the faults by field, and
- * whether the session has ended. The page then shows the login by itself.
+ * The reason why a call failed: its status (0 if there was no answer), a text for people, the faults by field, and whether the
+ * session of the call has ended. In this case nothing is shown: the page shows the login, or another session, by itself.
  */
 export class Refusal extends Error {
-  constructor(status, { detail, fields = {}, retryAfterS = null, isExpired = false } = {}) {
-    super(words(status, detail, retryAfterS))
+  constructor(status, { detail, fields = {}, retryAfterS = null, isExpired = false, isWrite = false } = {}) {
+    super(status === 0 ? unanswered(isWrite) : words(status, detail, retryAfterS))
     Object.assign(this, { status, fields, isExpired })
   }
 
@@ -73,38 +83,50 @@ export function exactly(text) {
 }
 
 /**
- * With `mayBeRefused`, a 401 concerns this call only, for example a wrong password, and does not end the session. `read` reads the
- * text of the answer.
+ * With `mayBeRefused`, a 401 concerns this call only, for example a wrong password, and does not end the session. With `isWrite`,
+ * the call changes something that a person can look at: without an answer, nobody knows whether it has. `read` reads the text of
+ * the answer.
  */
-async function call(method, path, body, { mayBeRefused = false, read = JSON.parse } = {}) {
-  const session = sessions
-  const { response, text } = await answer(method, path, body)
+async function call(method, path, body, { mayBeRefused = false, isWrite = method !== "GET", read = JSON.parse } = {}) {
+  const turn = turns
+  const answered = await answer(method, path, body)
+  const isPast = turn !== turns
+  if (answered === null) throw new Refusal(0, { isExpired: isPast, isWrite })
+  const { response, text } = answered
   const said = parsed(text, read)
-  if (response.ok) return said
-  const isExpired = response.status === 401 && !mayBeRefused
-  if (isExpired && session === sessions) network.dispatchEvent(new Event("expired"))
-  if (response.status === 403) network.dispatchEvent(new Event("forbidden"))
-  throw refusal(response, said, isExpired)
+  if (response.ok && !isPast) return said
+  const isRefused = response.status === 401 && !mayBeRefused
+  if (isRefused && !isPast) network.dispatchEvent(new Event("expired"))
+  if (response.status === 403 && !isPast) network.dispatchEvent(new Event("forbidden"))
+  throw refusal(response, said, isPast || isRefused)
 }
 
+/** The answer to a request, or null if there is none. */
 async function answer(method, path, body) {
   const headers = { accept: "application/json" }
   if (body !== undefined) headers["content-type"] = "application/json"
+  const ending = new AbortController()
+  const endAfter = ms => setTimeout(() => ending.abort(), ms)
+  let timer = endAfter(ANSWER_MS_MAX)
   try {
     const response = await fetch(path, {
       method,
       headers,
       body: body === undefined ? undefined : JSON.stringify(body),
       cache: "no-store",
-      signal: AbortSignal.timeout(ANSWER_MS_MAX),
+      signal: ending.signal,
     })
+    clearTimeout(timer)
+    timer = endAfter(BODY_MS_MAX)
     const text = await response.text()
     aheadMs = Date.parse(response.headers.get("date")) - Date.now() || 0
     network.dispatchEvent(new Event("reachable"))
     return { response, text }
   } catch {
     network.dispatchEvent(new Event("unreachable"))
-    throw new Refusal(0)
+    return null
+  } finally {
+    clearTimeout(timer)
   }
 }
 
@@ -122,8 +144,13 @@ function parsed(text, read) {
   }
 }
 
+/** A browser does not say whether a request without an answer has reached the server. */
+function unanswered(isWrite) {
+  if (!isWrite) return "The server cannot be reached."
+  return "The server has not answered. The change may have been made: look before you repeat it."
+}
+
 function words(status, detail, retryAfterS) {
-  if (status === 0) return "The server cannot be reached."
   if (status === 422) return "Some fields are not valid."
   const known = WORDS[status] ?? `The server answered with the status ${status}.`
   const said =

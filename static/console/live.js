@@ -39,7 +39,7 @@ class Live {
   async renew(slug, signal, tell) {
     for (let pauseMs = 1000; !signal.aborted; pauseMs = Math.min(2 * pauseMs, PAUSE_MS_MAX)) {
       try {
-        this.pass = (await post("/console/live", { app: slug })).data
+        this.pass = (await post("/console/live", { app: slug }, { isWrite: false })).data
         return true
       } catch (error) {
         if (error.isExpired || signal.aborted) break

@@ -1,7 +1,7 @@
 // Starts the console: asks for the present login, shows the sections of that login, and starts the router.
 
 import { announce, attempt, dropNotice, el, keepFocus, notify, pause } from "./dom.js"
-import { beginSession, get, network, post } from "./api.js"
+import { beginSession, endSession, get, network, post } from "./api.js"
 import { followSlug, go, here, link, Router } from "./router.js"
 import { closeDialogs } from "./dialog.js"
 import { dropDrafts } from "./fields.js"
@@ -25,12 +25,15 @@ let former = null
 /** Whether the page asks whether the server is reachable again. */
 let isAsking = false
 
+/** Tells the other windows of this browser, which share its cookie, that somebody has logged in or out. */
+const windows = new BroadcastChannel("herald-console")
+
 const isSame = (one, other) => one?.as === other?.as && one?.app_id === other?.app_id
 const isAdmin = () => session?.as === "admin"
 const isTheirs = ({ slug }) => isAdmin() || session?.app === slug
 
 const routes = [
-  { path: LOGIN, view: ({ query }) => login({ onSession: found => enter(found, query.get("next")) }) },
+  { path: LOGIN, view: ({ query }) => login({ onSession: found => logIn(found, query.get("next")) }) },
   { path: "/", view: () => redirect(home()) },
   { path: "/overview", view: permitted(isAdmin, overview) },
   { path: "/apps", view: permitted(isAdmin, apps) },
@@ -66,6 +69,11 @@ function redirect(path) {
   return { title: "Console", node: el("p", {}), isRedirect: true }
 }
 
+function logIn(found, next) {
+  enter(found, next)
+  windows.postMessage("login")
+}
+
 function enter(found, next) {
   notify("")
   beginSession()
@@ -82,6 +90,7 @@ function leave({ next } = {}) {
   former = next ? session : null
   if (!next) dropDrafts()
   session = null
+  endSession()
   router.close()
   live.close()
   showAccount()
@@ -97,11 +106,12 @@ function expire() {
 
 const logOut = () =>
   attempt(async () => {
-    await post("/console/logout", {}).catch(error => {
+    await post("/console/logout", {}, { isWrite: false }).catch(error => {
       // A session that has already ended needs no logout.
       if (!error.isExpired) throw error
     })
     leave()
+    windows.postMessage("logout")
     announce("You are logged out.")
   })
 
@@ -148,6 +158,8 @@ function wire() {
   addEventListener("hashchange", closeDialogs)
   network.addEventListener("expired", expire)
   network.addEventListener("forbidden", compare)
+  windows.addEventListener("message", compare)
+  document.addEventListener("visibilitychange", () => document.hidden || compare())
   network.addEventListener("unreachable", lose)
   network.addEventListener("reachable", regain)
 }

@@ -121,7 +121,7 @@ describe("a server that is gone", () => {
     await window.go("/apps/test-app/send")
     await server.stop("SIGKILL")
     await window.by("send-submit").click()
-    await window.by("send-note").getByText("The server cannot be reached.").waitFor()
+    await window.by("send-note").getByText("The server has not answered. The change may have been made").waitFor()
     await window.by("unreachable").waitFor()
     await server.start()
     await window.by("unreachable").waitFor({ state: "hidden" })

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict"
 import { test } from "node:test"
 import { asAdmin, atLogin, ConsolePage } from "./support/console-page.mjs"
-import { TEST_APP } from "./support/herald.mjs"
+import { ADMIN, TEST_APP } from "./support/herald.mjs"
 import { withServerAndBrowser } from "./support/running.mjs"
 import { eventually } from "./support/wait.mjs"
 
@@ -30,6 +30,65 @@ test("another login in the same browser takes the page over, and the page says s
   await of.liveIs("live")
   await of.page.locator("#notice-close").click()
   assert.equal(await of.by("notice").isVisible(), false)
+})
+
+test("a login or a logout in another window shows in this one at once", async t => {
+  const app = await herald.createApp({ name: "Two windows" })
+  const window = await opened(t)
+  const other = await window.another()
+  await window.loginAsApp(app)
+  await window.liveIs("live")
+  await other.loginAsAdmin()
+  await window.by("notice").getByText("Somebody has logged in as the administrator in this browser.").waitFor()
+  await window.by("overview").waitFor()
+  assert.equal(await window.page.locator("#account-name").textContent(), "Administrator")
+  // The list of apps asks the server only once.
+  await window.go("/apps")
+  await window.by("apps").waitFor()
+  await other.by("logout").click()
+  await window.heading("Log in").waitFor()
+  await window.by("notice").getByText("Your session has ended.").waitFor()
+})
+
+test("a login that this window has not heard of shows when the person returns to it", async t => {
+  const app = await herald.createApp({ name: "Returned to" })
+  const window = await opened(t)
+  await window.loginAsApp(app)
+  await window.liveIs("live")
+  await window.loginElsewhere({ user: ADMIN.username, password: ADMIN.password })
+  await window.page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")))
+  await window.by("notice").getByText("Somebody has logged in as the administrator in this browser.").waitFor()
+})
+
+test("the outcomes of the former login are not shown to the next one", async t => {
+  const app = await herald.createApp({ name: "Next login" })
+  const window = await admin(t)
+  const held = await window.hold("**/api/admin/apps")
+  const logInAsApp = async () => {
+    await window.by("logout").click()
+    await window.heading("Log in").waitFor()
+    await window.loginAsApp(app)
+    await window.liveIs("live")
+  }
+  const isSilent = async (call, answer) => {
+    await window.answered(call, answer)
+    assert.equal(await window.by("notice").isVisible(), false)
+  }
+  await window.go("/new-app")
+  await window.by("name").fill("Of the former login")
+  await window.by("create-submit").click()
+  const creation = await held.call(0)
+  await logInAsApp()
+  await isSilent(creation, { response: await creation.fetch() })
+
+  await window.go(`/apps/${app.slug}/settings`)
+  await window.by("authorized_only").check()
+  const saved = await window.hold(`**/api/apps/${app.slug}`)
+  await window.by("settings-submit").click()
+  const change = await saved.call(0)
+  await window.by("logout").click()
+  await window.heading("Log in").waitFor()
+  await isSilent(change, { status: 503, contentType: "application/json", body: "{}" })
 })
 
 test("a session that ends while a form is sent keeps the form and the address for the next login", async t => {

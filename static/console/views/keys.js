@@ -27,7 +27,7 @@ export function keys({ app, path, onSecret, onChange }) {
   )
   show.addEventListener("click", () =>
     attempt(async () => {
-      const { data } = await post(appPath(app.slug, "/secret"), {})
+      const { data } = await post(appPath(app.slug, "/secret"), {}, { isWrite: false })
       keepFocus(() => reveal(data.secret))
       announce("The secret is shown.")
     }),

@@ -70,7 +70,7 @@ function loginForm(names, onSession) {
 
 async function logIn(credentials) {
   try {
-    return (await post("/console/login", credentials, { mayBeRefused: true })).data
+    return (await post("/console/login", credentials, { mayBeRefused: true, isWrite: false })).data
   } catch (error) {
     if (error.status !== 401) throw error
     throw new Error(

@@ -22,6 +22,13 @@ export class ConsolePage {
     return window
   }
 
+  /** Opens another window of the same browser: both share the cookie. */
+  async another() {
+    const window = new ConsolePage(await this.page.context().newPage(), this.origin)
+    await window.page.goto(`${this.origin}/console`)
+    return window
+  }
+
   constructor(page, origin) {
     Object.assign(this, { page, origin, complaints: [] })
     page.on("console", message => {
@@ -79,12 +86,28 @@ export class ConsolePage {
     }
   }
 
+  /** Answers a held call, and waits until the page has dealt with the answer. */
+  async answered(call, answer) {
+    const isItsOwn = response => response.request() === call.request()
+    const [response] = await Promise.all([this.page.waitForResponse(isItsOwn), call.fulfill(answer)])
+    await response.finished()
+    await this.page.evaluate(() => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve))))
+  }
+
   /** Answers the page's calls to the paths that match with a status and a text, or breaks them if there is no status. */
   async answer(pattern, status, text = `{"errors":{"detail":"service unavailable, try again later"}}`) {
     await this.page.route(pattern, route => (status ? route.fulfill({ status, contentType: "application/json", body: text }) : route.abort()))
   }
 
-  /** Logs in with a call of its own, as another window of the same browser does. */
+  /** Lets the page wait a hundredth of the time for an answer, and for the rest of an answer. */
+  async hurry() {
+    await this.page.evaluate(() => {
+      const later = setTimeout
+      window.setTimeout = (act, ms, ...others) => later(act, ms >= 15_000 ? ms / 100 : ms, ...others)
+    })
+  }
+
+  /** Logs in with a call of its own, which no window hears of. */
   async loginElsewhere(credentials) {
     const headers = { origin: this.origin }
     const answer = await this.page.context().request.post(`${this.origin}/console/login`, { data: credentials, headers })

@@ -296,6 +296,26 @@ describe("the periods of the usage", () => {
   })
 })
 
+describe("a page of the usage that stays open", () => {
+  test("shows the next hour when the last one is over, and downloads what is present at the click", async t => {
+    const window = await admin(t)
+    await window.page.clock.install({ time: Date.now() })
+    const fromOf = url => Date.parse(new URL(url, herald.origin).searchParams.get("from"))
+    const asks = () => window.page.waitForRequest(request => request.url().includes("/usage?"))
+    const [first] = await Promise.all([asks(), window.go("/apps/test-app/usage")])
+    await window.by("usage-numbers").waitFor()
+    const [second] = await Promise.all([asks(), window.page.clock.fastForward(HOUR_MS)])
+    assert.ok(fromOf(second.url()) > fromOf(first.url()), second.url())
+
+    await window.page.reload()
+    await window.by("usage-numbers").waitFor()
+    const shown = fromOf(await window.by("csv").getAttribute("href"))
+    await window.page.clock.setSystemTime(Date.now() + 3 * HOUR_MS)
+    const [download] = await Promise.all([window.page.waitForEvent("download"), window.by("csv").click()])
+    assert.ok(fromOf(download.url()) > shown, download.url())
+  })
+})
+
 describe("an app that is not served", () => {
   test("shows the administrator everything that is left of it, and says that it is inactive", async t => {
     const app = await herald.createApp({ name: "Switched off" })

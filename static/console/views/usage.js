@@ -1,6 +1,6 @@
 // The usage of an app per hour, day or month.
 
-import { el, load } from "../dom.js"
+import { el, load, poll } from "../dom.js"
 import { appPath, get, serverNow } from "../api.js"
 import { Chart } from "../charts.js"
 import { bytes, compact, count, period, rate } from "../format.js"
@@ -8,6 +8,8 @@ import { Table } from "../table.js"
 import { tile } from "./overview.js"
 
 const HOUR_MS = 3_600_000
+/** The interval at which the page checks whether the last period that it shows is over. */
+const EVERY_MS = 60_000
 const RANGES = {
   day: { label: "24 hours", by: "hour", periods: 24 },
   week: { label: "7 days", by: "hour", periods: 7 * 24 },
@@ -23,7 +25,17 @@ const CHARTS = [
 
 export function usage({ slug, signal }) {
   const place = el("div", { class: "report" })
-  const csv = el("a", { class: "button button-quiet button-small", data: { testid: "csv" }, download: "" }, "Download CSV")
+  const csv = el(
+    "a",
+    {
+      class: "button button-quiet button-small",
+      data: { testid: "csv" },
+      download: "",
+      // A click may come after the end of the last period.
+      on: { click: () => refer(present().path) },
+    },
+    "Download CSV",
+  )
   const segments = Object.entries(RANGES).map(([range, { label }]) =>
     el(
       "label",
@@ -40,28 +52,48 @@ export function usage({ slug, signal }) {
     ),
   )
   let drawn = new AbortController()
+  let chosen = "day"
+  /** The end of the last period, and the place of the report. */
+  let endMs, shown
   signal.addEventListener("abort", () => drawn.abort())
 
-  function show(range) {
-    drawn.abort()
-    drawn = new AbortController()
-    const { by, periods } = RANGES[range]
+  /** The periods of the chosen range at the present time, and the path that asks for them. */
+  function present() {
+    const { by, periods } = RANGES[chosen]
     const starts = startsOf(by, periods)
     const [from, to] = [starts[0], starts.at(-1)].map(at => new Date(at).toISOString())
-    const query = new URLSearchParams({ from, to, by })
-    csv.href = `${appPath(slug, "/usage")}?${query}&format=csv`
-    csv.download = `usage-${slug}-${range}.csv`
+    return { by, starts, path: `${appPath(slug, "/usage")}?${new URLSearchParams({ from, to, by })}` }
+  }
+
+  /** Makes the button download what a path answers. */
+  function refer(path) {
+    csv.href = `${path}&format=csv`
+    csv.download = `usage-${slug}-${chosen}.csv`
+  }
+
+  function show(range) {
+    chosen = range
     // Each range has a place of its own, because the answers may come in another order than the questions.
-    const shown = el("div", { class: "report" }, el("p", { class: "loading" }, "Loading…"))
+    shown = el("div", { class: "report" }, el("p", { class: "loading" }, "Loading…"))
     place.replaceChildren(shown)
+    ask()
+  }
+
+  function ask() {
+    drawn.abort()
+    drawn = new AbortController()
+    const { by, starts, path } = present()
+    endMs = starts.at(-1)
+    refer(path)
     load(
       shown,
-      async () => (await get(`${appPath(slug, "/usage")}?${query}`)).data,
+      async () => (await get(path)).data,
       rows => report(rows, by, starts.slice(0, -1), drawn.signal),
     )
   }
 
-  show("day")
+  show(chosen)
+  poll(signal, EVERY_MS, () => serverNow() < endMs || ask())
   return el(
     "section",
     { class: "usage", data: { testid: "usage" } },

@@ -9,7 +9,8 @@ export class Table {
   /**
    * `columns` are `{ label, cell, kind, isHeading }`. `cell(item)` returns a text, or a node that is made once for each row; `kind`
    * is `number`, `code`, `codes` for code that may be long and breaks anywhere, `actions`, `time` or none. `key(item)` identifies a
-   * row. `empty` is the text of a table without rows, and `widthMinPx` the width from which on it has columns.
+   * row. `empty` is the text of a table without rows, which a view may change later in the table's `empty`, and `widthMinPx` the
+   * width from which on it has columns.
    */
   constructor({ label, columns, key, empty, testid, widthMinPx = 600 }) {
     Object.assign(this, { columns, key, rows: new Map() })

@@ -367,6 +367,15 @@ describe("many apps", () => {
     await rows.getByRole("link", { name: "Numbered 204" }).waitFor()
     assert.equal(await rows.count(), 1)
     assert.equal(await window.by("apps-note").textContent(), "")
+    await window.by("app-filter").fill("nowhere")
+    await window.page.getByText("No app has this in its name or slug.").waitFor()
+  })
+
+  test("or none: the list says which", async t => {
+    const window = await admin(t)
+    await window.answer("**/api/admin/apps", 200, `{"data":[]}`)
+    await window.go("/apps")
+    await window.page.getByText("There is no app yet. Create one").waitFor()
   })
 })
 

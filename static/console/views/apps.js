@@ -20,7 +20,6 @@ export function apps() {
     label: "Apps",
     testid: "apps",
     key: ({ slug }) => slug,
-    empty: "There is no such app yet. Create one for each application that uses this server.",
     columns: [
       {
         label: "Name",
@@ -49,6 +48,12 @@ export function apps() {
     const wanted = filter.value.trim().toLowerCase()
     const found = known.filter(({ name, slug }) => `${name.toLowerCase()} ${slug}`.includes(wanted))
     table.fill(found.slice(0, SHOWN_MAX))
+    setText(
+      table.empty,
+      known.length === 0
+        ? "There is no app yet. Create one for each application that uses this server."
+        : "No app has this in its name or slug.",
+    )
     const others = found.length - SHOWN_MAX
     setText(note, others > 0 ? `${count(others)} more. Filter the list to see them.` : "")
   }

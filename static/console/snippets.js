@@ -26,9 +26,6 @@ export function snippets({ id, slug, key, pusher }, { single_app: only }, secret
   return el(
     "div",
     { class: "snippets" },
-    only !== null &&
-      only !== slug &&
-      el("p", { class: "note", role: "note" }, `This server serves the app ${only} alone (single_app), so this code is refused here.`),
     part(
       "1. In the page: JavaScript",
       "Install the npm package phoenix. This subscribes to one channel.",

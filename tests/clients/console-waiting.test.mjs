@@ -339,6 +339,31 @@ describe("an app that is not served", () => {
     await window.by("send-note").getByText("the app is inactive").waitFor()
     await open("settings")
     assert.equal(await window.showSecret(), app.secret)
+    assert.equal(await window.page.getByText("accepts no event").count(), 1)
+  })
+
+  test("because the server serves another one alone is refused events, and has no joins to end", async t => {
+    const server = await Herald.start({ HERALD__SINGLE_APP: "test-app" })
+    t.after(() => server.close())
+    const window = await asAdmin(t, browser, server.origin)
+    const note = window.page.getByText("This server serves the app test-app alone (single_app)")
+    await window.go("/new-app")
+    await window.by("name").fill("Kept back")
+    await window.by("create-submit").click()
+    await window.by("created").waitFor()
+    assert.equal(await note.count(), 1)
+    await window.go("/apps/kept-back/settings")
+    await window.by("snippet-curl").waitFor()
+    assert.equal(await note.count(), 1)
+    await window.go("/apps/kept-back/send")
+    await window.by("send-submit").click()
+    await window.by("send-note").getByText("this server does not serve the app").waitFor()
+    for (const [slug, ends] of [["kept-back", 0], ["test-app", 1]]) {
+      await window.go(`/apps/${slug}/channels/public/room`)
+      await window.by("channel").getByRole("heading", { name: "public · room" }).waitFor()
+      await window.page.locator(".app-slug").getByText(slug).waitFor()
+      assert.equal(await window.by("end-joins").count(), ends, slug)
+    }
   })
 })
 

@@ -3,7 +3,7 @@
 import { el, keepFocus, setText } from "../dom.js"
 import { adminPath, appPath, get } from "../api.js"
 import { link } from "../router.js"
-import { badge } from "./apps.js"
+import { badge, unserved } from "./apps.js"
 import { audit } from "./audit.js"
 import { channels } from "./channels.js"
 import { connections } from "./connections.js"
@@ -104,13 +104,6 @@ export function appHead(slug, tab, session) {
       note.hidden = words === ""
     },
   }
-}
-
-/** Says why an app is not served, or "". Its tabs show what is left of it. */
-function unserved({ active, slug }, { single_app: only }) {
-  if (!active) return "This app is inactive: it accepts no event, no join and no login until it is activated again."
-  if (only === null || only === slug) return ""
-  return `This server serves the app ${only} alone (single_app), so it accepts no event and no join of this app.`
 }
 
 function scrollToCurrent(nav) {

@@ -86,3 +86,13 @@ export function apps() {
 export function badge({ active }) {
   return el("span", { class: "badge", data: { tone: active ? "good" : "muted" } }, active ? "active" : "inactive")
 }
+
+/** Whether the server serves the topics of an app: a server for a single app (`single_app`) has no topics of others. */
+export const isServed = (slug, { single_app: only }) => only === null || only === slug
+
+/** Says why an app accepts nothing here, or "". Its tabs show what is left of it. */
+export function unserved({ active, slug }, session) {
+  if (!active) return "This app is inactive: it accepts no event, no join and no login until it is activated again."
+  if (isServed(slug, session)) return ""
+  return `This server serves the app ${session.single_app} alone (single_app), so it accepts no event and no join of this app.`
+}

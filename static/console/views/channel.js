@@ -7,6 +7,7 @@ import { say } from "../fields.js"
 import { bytes, count, plural, time, toTheSecond } from "../format.js"
 import { link } from "../router.js"
 import { appHead, loadApp } from "./app.js"
+import { isServed } from "./apps.js"
 import { list, payloadBlock } from "./payload.js"
 
 const EVERY_MS = 5000
@@ -37,16 +38,19 @@ export function channel({ params, signal, session }) {
   }
   poll(signal, EVERY_MS, latest(signal, ask, show, error => say(note, error.words ?? error.message)))
 
-  const end = el(
-    "button",
-    {
-      class: "button button-quiet button-small",
-      type: "button",
-      data: { testid: "end-joins" },
-      on: { click: () => topic && endJoins(slug, topic) },
-    },
-    "End all joins",
-  )
+  // On a server that does not serve the app, no topic belongs to it, so it has no joins.
+  const end =
+    isServed(slug, session) &&
+    el(
+      "button",
+      {
+        class: "button button-quiet button-small",
+        type: "button",
+        data: { testid: "end-joins" },
+        on: { click: () => topic && endJoins(slug, topic) },
+      },
+      "End all joins",
+    )
   const sendHref = `${link("apps", slug, "send")}?${new URLSearchParams({ scope, channel: name ?? "#general" })}`
   const node = el(
     "div",

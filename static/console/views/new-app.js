@@ -6,7 +6,7 @@ import { code } from "../copy.js"
 import { field, form } from "../fields.js"
 import { link } from "../router.js"
 import { snippets } from "../snippets.js"
-import { CLIENT_EVENTS } from "./apps.js"
+import { CLIENT_EVENTS, unserved } from "./apps.js"
 
 export function newApp({ session, signal }) {
   const name = field({
@@ -54,6 +54,8 @@ export function newApp({ session, signal }) {
 
   function showCreated(app) {
     const heading = el("h1", { tabindex: "-1" }, `${app.name} is ready`)
+    const words = unserved(app, session)
+    const note = words === "" ? [] : [el("p", { class: "notice", role: "note", data: { testid: "app-note" } }, words)]
     node.classList.remove("view-narrow")
     node.replaceChildren(
       el(
@@ -62,6 +64,7 @@ export function newApp({ session, signal }) {
         heading,
         el("a", { class: "button", href: link("apps", app.slug, "live"), data: { testid: "open-app" } }, "Watch it live"),
       ),
+      ...note,
       el(
         "section",
         { class: "card", data: { testid: "created" } },

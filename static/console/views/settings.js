@@ -210,13 +210,7 @@ function dangers({ app, path, signal, onChange }) {
       )
   return section(
     "Deactivate or delete",
-    el(
-      "p",
-      { class: "hint" },
-      app.active
-        ? "An inactive app accepts no event, no join and no login. It can be activated again."
-        : "This app is inactive: it accepts no event, no join and no login.",
-    ),
+    app.active && el("p", { class: "hint" }, "An inactive app accepts no event, no join and no login. It can be activated again."),
     el(
       "div",
       { class: "row" },

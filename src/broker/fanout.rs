@@ -206,7 +206,7 @@ impl Fanout {
     /// If the backlog exceeds its limit, ends the session of this thread with the most waiting bytes. Its memory
     /// is freed when the session closes its outbox. No other session is ended before that, because it may not
     /// be necessary. A session that holds less than its equal part is spared, because the excess is on another
-    /// thread.
+    /// thread. A session that is over already, and still writes its last bytes, is woken, and gives them up.
     fn relieve(&mut self) {
         if !self.topics.backlog().is_exceeded() {
             return;
@@ -215,14 +215,16 @@ impl Fanout {
         if relieving.is_some_and(|outbox| !outbox.is_closed()) {
             return;
         }
-        let open = self.sessions.values().map(|present| &present.outbox);
-        let open = open.filter(|outbox| outbox.ended().is_none());
-        let fullest = open.max_by_key(|outbox| outbox.load().bytes);
+        let outboxes = self.sessions.values().map(|present| &present.outbox);
+        let not_ended = outboxes.filter(|outbox| outbox.ended().is_none());
+        let fullest = not_ended.max_by_key(|outbox| outbox.load().bytes);
         let least = self.topics.backlog().equal_part().max(1);
-        if let Some(outbox) = fullest.filter(|outbox| outbox.load().bytes >= least) {
-            outbox.end(Ending::SlowConsumer(Excess::AllBytes));
-            self.relieving = Some(Arc::downgrade(outbox));
+        let Some(outbox) = fullest.filter(|outbox| outbox.load().bytes >= least) else { return };
+        if outbox.is_closed() {
+            return outbox.wake_session();
         }
+        outbox.end(Ending::SlowConsumer(Excess::AllBytes));
+        self.relieving = Some(Arc::downgrade(outbox));
     }
 }
 

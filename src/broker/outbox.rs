@@ -530,7 +530,7 @@ impl Outbox {
     }
 
     /// Returns whether the session is over, and takes no more items.
-    pub(super) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.state.lock().is_closed
     }
 

@@ -441,6 +441,11 @@ where
         }
     }
 
+    /// Returns whether only the last bytes of the session are written.
+    fn is_ending(&self) -> bool {
+        self.outbox.ended().is_some() || self.outbox.is_closed()
+    }
+
     /// The client does not read: the connection is dropped without a close frame.
     fn drop_slow(&mut self) {
         self.socket.io.borrow().give_up();
@@ -527,9 +532,9 @@ where
             .unfinished_since()
             .map(|since| (since + limits.message_timeout, NextDeadline::End(Ending::SlowMessage)));
         let write = stuck.then(|| {
-            let patience = match self.outbox.ended() {
-                Some(_) => LINGER.min(limits.write_timeout),
-                None => limits.write_timeout,
+            let patience = match self.is_ending() {
+                true => LINGER.min(limits.write_timeout),
+                false => limits.write_timeout,
             };
             let since = self.stuck.as_ref().and_then(|stuck| stuck.since).unwrap_or(now);
             (since + patience, NextDeadline::End(Ending::Stuck))
@@ -584,8 +589,11 @@ where
                     return Poll::Pending;
                 }
                 Paused::Stuck => {
-                    if let Some(Ending::SlowConsumer(_) | Ending::Unfinished) = this.outbox.ended()
-                    {
+                    let must_free = match this.outbox.ended() {
+                        Some(Ending::SlowConsumer(_) | Ending::Unfinished) => true,
+                        _ => this.is_ending() && this.worker.topics.backlog().is_exceeded(),
+                    };
+                    if must_free {
                         // The memory that it holds is released now.
                         this.drop_slow();
                         return Poll::Ready(());

@@ -117,6 +117,8 @@ impl<C: HeldConversation> WebSocket<C> {
     /// Ends the actor; the pump learns of it from the outbox.
     fn stop(&mut self, ctx: &mut <Self as Actor>::Context) {
         self.driver.outbox().close();
+        // The last bytes may take long to write, and none of these messages is handled any more.
+        self.inbox = None;
         ctx.stop();
     }
 

@@ -140,7 +140,7 @@ describe("no answer", () => {
     await window.by("settings-note").getByText("The server has not answered. The change may have been made: look before you repeat it.").waitFor()
   })
 
-  test("counts from the beginning of an answer only: the rest may take longer", async t => {
+  test("counts up to the beginning of an answer, and the rest may take longer", async t => {
     const window = await admin(t)
     await window.hurry()
     await window.page.evaluate(() => {

@@ -296,6 +296,35 @@ async fn answers_that_are_not_read_count_for_all_and_the_session_with_the_most_o
 }
 
 #[actix_web::test]
+async fn a_session_that_has_closed_gives_its_memory_up_before_any_other_has_to_end() {
+    let large =
+        SessionLimits { message_bytes_max: 10_000, unjoined_message_bytes_max: 10_000, ..limits() };
+    let bench = Bench::with_backlog_of(10_000, large);
+    // One ends with a close frame, which waits behind the answer, and one without.
+    for last in [&masked(Message::Text("close".into()))[..], &[]] {
+        let mut closed = bench.connect(64);
+        let answered = masked(Message::Text("x".repeat(8_000).into()));
+        closed.near.write_all(&[&answered[..], last].concat()).await.expect("it is read");
+        if last.is_empty() {
+            closed.near.shutdown().await.expect("an open pipe");
+        }
+        let is_closed = async {
+            while !closed.outbox.is_closed() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, is_closed).await.expect("it ends");
+        let mut other = bench.connect(64);
+        let order = masked(Message::Text("y".repeat(6_000).into()));
+        other.near.write_all(&order).await.expect("it is read");
+        timeout(DEADLINE, closed.pump).await.expect("it is dropped").expect("no panic");
+        assert!(!bench.topics.backlog().is_exceeded());
+        other.next_bytes(4 + 6_000).await;
+        assert_eq!(other.outbox.ended(), None);
+    }
+}
+
+#[actix_web::test]
 async fn an_outbox_holds_its_maximum_of_frames_though_some_are_measured_and_one_more_ends_it() {
     const FRAMES_MAX: usize = 8;
     let bench = Bench::new(SessionLimits { outbox_frames_max: FRAMES_MAX, ..limits() });

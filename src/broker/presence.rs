@@ -177,6 +177,22 @@ struct Attendance {
     current: Option<Arc<Member>>,
 }
 
+impl Attendance {
+    /// Takes a state, and returns whether it differs from the announced one.
+    ///
+    /// A node writes a state once more if it does not learn that it was written. Such a state has the same
+    /// reference, and changes nothing: clients would remove a reference that joins and leaves at once.
+    fn take(&mut self, member: Member) -> bool {
+        let is_same = |known: &&Arc<Member>| known.reference == member.reference;
+        let known =
+            self.current.as_ref().filter(is_same).or(self.announced.as_ref().filter(is_same));
+        let current = known.cloned().unwrap_or_else(|| Arc::new(member));
+        let is_announced = self.announced.as_ref().is_some_and(|it| Arc::ptr_eq(it, &current));
+        self.current = Some(current);
+        !is_announced
+    }
+}
+
 impl Presence {
     /// A channel without members. `members_max` is the most that it may have at the same time.
     pub(super) fn new(members_max: usize) -> Self {
@@ -200,13 +216,15 @@ impl Presence {
             return Err(ChannelFull);
         }
         self.count += usize::from(!was_there);
-        let member = Arc::new(Member { persona, reference, previous: None });
         let home = home.into();
         let absent = Attendance { home, announced: None, current: None };
         let attendance = self.sessions.entry(session).or_insert(absent);
         attendance.home = home;
-        attendance.current = Some(member);
-        self.changed.insert(session);
+        if attendance.take(Member { persona, reference, previous: None }) {
+            self.changed.insert(session);
+        } else {
+            self.changed.remove(&session);
+        }
         Ok(())
     }
 
@@ -222,8 +240,11 @@ impl Presence {
         };
         let Persona { key, meta } = current.persona.clone();
         let persona = Persona { key, meta: Meta { custom: Some(custom), ..meta } };
-        attendance.current = Some(Arc::new(Member { persona, reference, previous }));
-        self.changed.insert(session);
+        if attendance.take(Member { persona, reference, previous }) {
+            self.changed.insert(session);
+        } else {
+            self.changed.remove(&session);
+        }
     }
 
     /// Returns whether a session is a member.

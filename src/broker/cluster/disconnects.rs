@@ -5,13 +5,13 @@
 //! it reads the record before all publications that were appended after the disconnect was answered.
 
 use std::{
-    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::future;
+use hashlink::LinkedHashSet;
 use parking_lot::Mutex;
 
 use crate::{
@@ -29,25 +29,27 @@ use super::{
     record::{self, DisconnectRecord, Entry},
 };
 
-/// The number of disconnects that a node remembers. It carries out one that it has forgotten a second time when it
-/// reads the record, and a client that has joined again since then joins once more.
-const REMEMBERED_MAX: usize = 1_024;
+/// The number of disconnects that a node remembers: far more than it may miss, because it reads the records of one
+/// partition after those of another. It carries out one that it has forgotten a second time, and a client that has
+/// joined again since then joins once more.
+const REMEMBERED_MAX: usize = 65_536;
 
 /// The newest disconnects that this node has carried out.
 #[derive(Debug, Default)]
-pub(super) struct RecentDisconnects(Mutex<VecDeque<u64>>);
+pub(super) struct RecentDisconnects(Mutex<LinkedHashSet<u64>>);
 
 impl RecentDisconnects {
     /// Notes a disconnect. Returns whether it is new.
     fn note(&self, id: u64) -> bool {
         let mut recent = self.0.lock();
+        // An insertion would make a known one the newest.
         if recent.contains(&id) {
             return false;
         }
-        if recent.len() == REMEMBERED_MAX {
+        recent.insert(id);
+        if recent.len() > REMEMBERED_MAX {
             recent.pop_front();
         }
-        recent.push_back(id);
         true
     }
 }
@@ -104,5 +106,8 @@ mod tests {
         assert!((0..=REMEMBERED_MAX as u64).all(|id| recent.note(id)));
         assert!(!recent.note(1) && !recent.note(REMEMBERED_MAX as u64));
         assert!(recent.note(0), "the oldest one is forgotten");
+        let recent = RecentDisconnects::default();
+        let of_all_partitions = || (0..16).flat_map(|_| 0..3_000);
+        assert_eq!(of_all_partitions().filter(|id| recent.note(*id)).count(), 3_000);
     }
 }

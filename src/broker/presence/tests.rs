@@ -81,6 +81,27 @@ fn e165_an_update_is_the_new_state_and_the_old_one_in_one_announcement() {
 }
 
 #[test]
+fn a_state_that_comes_once_more_is_no_change() {
+    let mut presence = Presence::new(10);
+    let again = |presence: &mut Presence, reference| {
+        track(presence, 1, "ada", reference).expect("room");
+        presence.update(SessionId(1), meta_of("x"), reference.to_owned().into());
+    };
+    track(&mut presence, 1, "ada", "a").expect("room");
+    presence.announce();
+    again(&mut presence, "a");
+    assert!(!presence.has_news(), "clients would remove a reference that joins and leaves at once");
+    presence.untrack(SessionId(1));
+    again(&mut presence, "a");
+    assert!(!presence.has_news(), "it has left and come in between");
+    presence.update(SessionId(1), meta_of("2"), "b".into());
+    again(&mut presence, "b");
+    assert_eq!(told(&mut presence), pair("ada:b<a", "ada:a"));
+    again(&mut presence, "b");
+    assert!(!presence.has_news());
+}
+
+#[test]
 fn a_state_that_was_never_announced_is_nobodys_previous_state() {
     let mut presence = Presence::new(10);
     track(&mut presence, 1, "ada", "a").expect("room");

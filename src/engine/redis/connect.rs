@@ -89,7 +89,8 @@ impl Info {
     /// alone if it has been no replica, because it then changes its `master_replid` without having other data.
     fn identity(&self) -> Option<Identity> {
         let [run, replication] = [self.field("run_id")?, self.field("master_replid")?];
-        let was_replica = self.field("master_replid2")?.contains(|digit| digit != '0');
+        let second = self.field("master_replid2");
+        let was_replica = second.is_none_or(|second| second.contains(|digit| digit != '0'));
         let replication = if was_replica { replication } else { "" };
         Some(Identity(Bytes::from(format!("{run}{replication}"))))
     }

@@ -60,7 +60,7 @@ local function open(believed, fresh)
   local process = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
   local replication = redis.call('INFO', 'replication')
   local server = process .. string.match(replication, 'master_replid:(%x+)')
-  local was_replica = string.match(replication, 'master_replid2:0*[1-9a-f]')
+  local was_replica = not string.match(replication, 'master_replid2:0+%s')
   local same = was_replica and server or process
   if not state or string.sub(identity, 1, #same) ~= same then begin(fresh, server) end
 end

@@ -201,7 +201,7 @@ fn failure(error: &RedisError) -> RequestFailure {
         return RequestFailure::Broken;
     }
     // Older versions of Redis name the reason for a script's failed command only within the text.
-    const ELSEWHERE: [&str; 9] = [
+    const ELSEWHERE: [&str; 10] = [
         "READONLY",
         "LOADING",
         "MASTERDOWN",
@@ -211,6 +211,8 @@ fn failure(error: &RedisError) -> RequestFailure {
         "NOAUTH",
         "WRONGPASS",
         "NOPERM",
+        // The answer of `commit.lua` over a line that may append nothing more: the next line may.
+        "FENCED",
     ];
     let text = describe(error);
     let is_elsewhere = ELSEWHERE.iter().any(|code| text.contains(code));

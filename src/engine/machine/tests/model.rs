@@ -178,15 +178,16 @@ impl Model {
         let of = &mut self.logs[usize::from(log.0)];
         let pushed = |message: Bytes| (Audience::All, Push::Log(log, message));
         let missing = || RequestFailure::Refused {
-            text: "the log does not exist, or the line was replaced".to_owned(),
+            text: "the log does not exist".to_owned(),
             is_elsewhere: false,
         };
+        let fenced = || RequestFailure::Refused { text: "FENCED".to_owned(), is_elsewhere: true };
         match request {
             LogRequest::Commit(commit) => {
                 of.open(&identity, commit.fresh);
                 match of.commit(commit) {
                     Some((reply, message)) => (Ok(reply), message.map(pushed)),
-                    None => (Err(missing()), None),
+                    None => (Err(fenced()), None),
                 }
             }
             LogRequest::Read(ReadRange { fresh, from, .. }) => {

@@ -9,7 +9,7 @@ local life, line = ARGV[3], ARGV[4]
 local live = redis.call('HGET', base .. 'live', life)
 local may_change = live == line
 if not may_change and tonumber(live or redis.call('GET', fence_of(life)) or 0) > tonumber(line) then
-  return redis.error_reply('ERR a later connection of the node has replaced this one')
+  return redis.error_reply('FENCED a later connection of the node has replaced this one')
 end
 local parts, outcomes, count = { ARGV[5] }, {}, 0
 local at = 10

@@ -220,11 +220,8 @@ impl Presence {
         let absent = Attendance { home, announced: None, current: None };
         let attendance = self.sessions.entry(session).or_insert(absent);
         attendance.home = home;
-        if attendance.take(Member { persona, reference, previous: None }) {
-            self.changed.insert(session);
-        } else {
-            self.changed.remove(&session);
-        }
+        let is_changed = attendance.take(Member { persona, reference, previous: None });
+        self.note(session, is_changed);
         Ok(())
     }
 
@@ -240,11 +237,16 @@ impl Presence {
         };
         let Persona { key, meta } = current.persona.clone();
         let persona = Persona { key, meta: Meta { custom: Some(custom), ..meta } };
-        if attendance.take(Member { persona, reference, previous }) {
-            self.changed.insert(session);
-        } else {
-            self.changed.remove(&session);
-        }
+        let is_changed = attendance.take(Member { persona, reference, previous });
+        self.note(session, is_changed);
+    }
+
+    /// Notes whether the state of a session differs from the announced one.
+    fn note(&mut self, session: SessionId, is_changed: bool) {
+        match is_changed {
+            true => self.changed.insert(session),
+            false => self.changed.remove(&session),
+        };
     }
 
     /// Returns whether a session is a member.

@@ -228,7 +228,7 @@ impl Users {
         }
     }
 
-    /// What is known of the users of other nodes.
+    /// Calls a function with the users of other nodes, without telling the watchers.
     pub(super) fn with_elsewhere<T>(
         &self,
         ask: impl FnOnce(&mut OtherNodes<UserKey, ()>) -> T,

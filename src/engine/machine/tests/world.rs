@@ -42,7 +42,7 @@ struct Wire {
     to_node: VecDeque<(u64, Parcel)>,
     /// Whether the connection passes on nothing more, without an error.
     is_dead: bool,
-    /// What was sent to Redis since then.
+    /// The requests that were sent to Redis since the connection died.
     stuck: VecDeque<(u64, Parcel)>,
 }
 

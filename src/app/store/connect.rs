@@ -15,11 +15,16 @@ use sea_orm::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{StoreError, error::driver_reason};
+use super::{
+    StoreError,
+    error::{driver_reason, is_driver_busy},
+};
 use crate::app::database::Database;
 
 /// The pause between two attempts to connect, and to begin migrations while another process migrates.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// The pause between two attempts to open an SQLite database that another connection changes.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// The number of failed attempts of which one is logged.
 const TRIES_PER_LOG_LINE: u32 = 10;
 const NO_SUCH_FILE: &str = "there is no such file; run this in the folder where the server runs, or name \
@@ -69,10 +74,18 @@ pub(super) async fn open_sqlite(
             .before_acquire(|connection, _| Box::pin(knows_its_tables(connection)))
             .after_release(|connection, _| Box::pin(is_out_of_transactions(connection))),
     };
-    let pool = pool
-        .connect_with(options)
-        .await
-        .map_err(|error| StoreError::Unusable(driver_reason(&error)))?;
+    let give_up = Instant::now() + settings.connect_retry;
+    let pool = loop {
+        match pool.clone().connect_with(options.clone()).await {
+            Ok(pool) => break pool,
+            // While several connections switch a new database to a write-ahead log, SQLite refuses some of them
+            // without waiting for its busy timeout.
+            Err(error) if is_driver_busy(&error) && Instant::now() < give_up => {
+                sleep(BUSY_PAUSE).await;
+            }
+            Err(error) => return Err(StoreError::Unusable(driver_reason(&error))),
+        }
+    };
     Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
 }
 

@@ -82,9 +82,14 @@ pub(super) fn is_unheard(error: &DbErr) -> bool {
 
 /// Returns whether SQLite refused because another connection writes.
 pub(super) fn is_busy(error: &DbErr) -> bool {
+    driver_error(error).is_some_and(is_driver_busy)
+}
+
+/// Returns whether SQLite refused because another connection writes.
+pub(super) fn is_driver_busy(error: &sqlx::Error) -> bool {
     /// `SQLITE_BUSY`, the last byte of every code of its kind.
     const BUSY: i32 = 5;
-    let Some(sqlx::Error::Database(error)) = driver_error(error) else { return false };
+    let sqlx::Error::Database(error) = error else { return false };
     let is_of_sqlite = error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some();
     let code = error.code().and_then(|code| code.parse::<i32>().ok());
     is_of_sqlite && code.is_some_and(|code| code & 0xff == BUSY)

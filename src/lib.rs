@@ -85,7 +85,8 @@
 //! - **Handshake**: the request with which a session begins. The *entrance* checks its origin and its
 //!   client's address, and takes its place among the sessions.
 //! - **Gate**: the state that stops a session from reading while it is too fast.
-//! - **Pump**: the task that copies between a session and its socket.
+//! - **Frame writer**: the part of a socket by which a fan-out writes the frames of a session to it.
+//! - **Pump**: the task that copies between a session and its socket, and writes what the fan-out could not.
 //! - **Worker**: a thread, and the state that its sessions share.
 //! - **Work queue**: the queue in which the work of unauthenticated clients waits for its turn.
 //! - **Unfinished work**: the bytes of incomplete requests and messages, counted over all clients.
@@ -136,8 +137,9 @@
 //! [`broker::Publication`] and calls [`broker::Topics::publish`]. The stream of the scope gives it its
 //! position and passes it to the fan-out of each thread that has subscribers, in one message. The
 //! fan-out selects the subscribers, encodes one frame for each format, and puts it into each session's
-//! [outbox](broker::outbox). From there a WebSocket's pump writes it to the socket, together with all
-//! other waiting frames, while a long-poll's actor keeps it for the parked request, or for the next one.
+//! [outbox](broker::outbox). From there the fan-out has it written to the socket of a WebSocket, together with
+//! all other waiting frames; what the socket does not take at once, the pump of the session writes. A
+//! long-poll's actor keeps the frame for the parked request, or for the next one.
 //! A client's push takes the same way from `Topics::publish` on.
 
 pub mod form;

@@ -53,6 +53,7 @@ use super::{
     topics::Topics,
     tracker::{EnterChannel, FanoutLost, Untrack},
     turns::Turns,
+    writers::{FrameWriter, FrameWriters, WriterPlace},
 };
 use delivering::Course;
 pub(super) use messages::{
@@ -63,7 +64,7 @@ pub use messages::{Attach, Confirm, Detach, Enter, Leave, Relieve};
 use pause::pause;
 use recovering::RecoveringJoin;
 use rounds::{FRAMES_PER_TURN, HandedOut, Task};
-use waking::Waking;
+use serving::Serving;
 
 /// The id of a fan-out and of its worker thread, unique among all nodes for the life of their processes. If a
 /// thread starts another fan-out after a panic, it gets a new id.
@@ -87,6 +88,15 @@ pub struct ThreadFanout {
     /// The number of the newest batch that the fan-out has received. It is updated when a batch is begun and no
     /// other batch waits.
     pub(super) handed: Rc<Cell<u64>>,
+    /// The writers of the thread's sessions.
+    pub(super) writers: Rc<FrameWriters>,
+}
+
+impl ThreadFanout {
+    /// Adds the writer of a session of this thread until the returned value is dropped.
+    pub fn add_writer(&self, writer: Rc<dyn FrameWriter>) -> WriterPlace {
+        self.writers.add(writer)
+    }
 }
 
 /// Hands publications to the subscribers of its thread. A batch crosses threads as one message, whatever
@@ -105,10 +115,13 @@ pub struct ThreadFanout {
 /// that hands out frames (a publication, an announcement, a count of subscribers) also waits if another app has a
 /// queue.
 ///
-/// Writing to a socket takes about a hundred times as long as a delivery, so the sessions that were handed
-/// frames are not woken all together: each round wakes a few, and the apps take turns. The sessions
-/// that wait meanwhile are handed further frames, and write all of them at once. An app whose turn is
-/// over *rests* until all its sessions that were handed frames have been woken and have run.
+/// Writing to a socket takes about a hundred times as long as a delivery, so the frames are not
+/// written to all sessions at once: each round serves a few sessions, and the apps take turns. The sessions
+/// that wait meanwhile are handed further frames, and all of them leave together. An app whose turn is
+/// over *rests* until all its sessions that were handed frames have been served.
+///
+/// The fan-out writes to the socket of a session itself, through its [`FrameWriter`], and wakes the session if it
+/// cannot, or while further publications are on their way: the sessions then let these go first.
 ///
 /// A session that cannot take a frame at once is ended; the fan-out never waits for one. A turn ends before it fills
 /// the outbox of a session that runs in between. Senders do not wait for room in the mailbox: each publication
@@ -137,9 +150,11 @@ pub struct Fanout {
     is_any_to_renew: bool,
     /// The load of one session at which a turn of an app ends.
     load_per_turn: Load,
-    /// The sessions that have been handed frames and are not woken yet. While there is one,
+    /// The sessions that have been handed frames and are not served yet. While there is one,
     /// the end of this round is scheduled.
-    waking: Waking,
+    serving: Serving,
+    /// The writers of the sessions.
+    writers: Rc<FrameWriters>,
     delivered_this_round: usize,
     /// The number of this round.
     round: u64,
@@ -176,7 +191,12 @@ impl Present {
 
 impl Fanout {
     /// Makes the fan-out of one worker thread; start it on that thread.
-    pub(super) fn new(worker: WorkerId, topics: Topics, handed: Rc<Cell<u64>>) -> Self {
+    pub(super) fn new(
+        worker: WorkerId,
+        topics: Topics,
+        handed: Rc<Cell<u64>>,
+        writers: Rc<FrameWriters>,
+    ) -> Self {
         let replays = Replays::new(topics.backlog().clone(), Instant::now());
         Self {
             worker,
@@ -190,7 +210,8 @@ impl Fanout {
             handed_out: FxHashMap::default(),
             is_any_to_renew: false,
             load_per_turn: Load { frames: FRAMES_PER_TURN, bytes: usize::MAX },
-            waking: Waking::new(),
+            serving: Serving::new(),
+            writers,
             delivered_this_round: 0,
             round: 0,
             is_round_ending: false,
@@ -281,7 +302,7 @@ mod messages;
 mod pause;
 mod recovering;
 mod rounds;
-mod waking;
+mod serving;
 
 #[cfg(test)]
 mod tests;

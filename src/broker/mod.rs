@@ -17,7 +17,8 @@
 //! twice: [`Topics::publish_once`].
 //!
 //! Apps share the server. `permits` bound how many publications of one app are under way, and a
-//! fan-out serves the apps by `turns`, so a busy app delays the others little.
+//! fan-out serves the apps by `turns`, so a busy app delays the others little. It writes frames to sockets through
+//! the [`writers`] of its sessions.
 //!
 //! A server without a cluster gives publications their numbers itself. In a cluster, several nodes share a
 //! log: the `cluster` appends publications to it and feeds the streams from it, and its offsets are the
@@ -79,6 +80,7 @@ pub mod topics;
 mod tracker;
 mod turns;
 pub mod users;
+pub mod writers;
 
 pub use addressing::Addressing;
 pub use publication::{

@@ -11,7 +11,10 @@ mod news;
 use std::{
     collections::VecDeque,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     task::{Context, Poll, Wake, Waker},
     time::Instant,
 };
@@ -34,6 +37,9 @@ const LITTLE_SHARE: usize = 8;
 
 /// The fraction of the limit (1/2) that a replay may take.
 const REPLAY_SHARE: usize = 2;
+
+/// The slot of a session's writer if the session has none.
+const NO_WRITER: u32 = u32::MAX;
 
 /// A message from the broker to a session.
 #[derive(Debug)]
@@ -97,7 +103,12 @@ pub enum NextItem {
 /// session that is woken for a frame therefore need not poll everything else that it waits for.
 pub struct Outbox {
     session: SessionId,
-    max: Load,
+    /// The most frames that may wait. It has four bytes, so that the outbox fits into two cache lines.
+    frames_max: u32,
+    /// The slot of the session's writer among those of its thread, see [`FrameWriters`](super::writers::FrameWriters).
+    writer: AtomicU32,
+    /// The most bytes that may wait.
+    bytes_max: usize,
     state: Mutex<State>,
 }
 
@@ -288,13 +299,15 @@ impl State {
 impl Outbox {
     /// Makes the outbox of a session, with the limit `max`.
     pub fn new(session: SessionId, max: Load) -> Arc<Self> {
-        Arc::new(Self { session, max, state: Mutex::default() })
+        let frames_max = u32::try_from(max.frames).unwrap_or(u32::MAX);
+        let (bytes_max, writer) = (max.bytes, NO_WRITER.into());
+        Arc::new(Self { session, frames_max, writer, bytes_max, state: Mutex::default() })
     }
 
     /// The most bytes that a replay may have. The rest is left for live frames. Without it they would overflow
     /// the outbox during the replay, the session would end, and its client would rejoin for the same replay.
     pub(super) fn replay_bytes_max(&self) -> usize {
-        self.max.bytes / REPLAY_SHARE
+        self.bytes_max / REPLAY_SHARE
     }
 
     /// The session to which this outbox belongs.
@@ -302,29 +315,51 @@ impl Outbox {
         self.session
     }
 
+    /// The most that may wait.
+    fn max(&self) -> Load {
+        Load { frames: self.frames_max as usize, bytes: self.bytes_max }
+    }
+
+    /// The slot of the session's writer.
+    pub(super) fn writer(&self) -> Option<usize> {
+        let slot = self.writer.load(Relaxed);
+        (slot != NO_WRITER).then_some(slot as usize)
+    }
+
+    /// Sets the slot of the session's writer.
+    pub(super) fn set_writer(&self, slot: Option<usize>) {
+        let slot = slot.and_then(|slot| u32::try_from(slot).ok());
+        self.writer.store(slot.unwrap_or(NO_WRITER), Relaxed);
+    }
+
     /// Queues a frame without waiting. Returns `false` if the session cannot take it: the session is
     /// then ended, because it must not miss frames silently. A frame of a subscription that the
     /// session has left is dropped, and `true` is returned. If `published` is given, the session
     /// measures the time from then until the frame is written.
     pub fn deliver(&self, frame: &Frame, to: SubscriptionId, published: Option<Instant>) -> bool {
-        self.deliver_with(frame, to, published, Waker::wake_by_ref)
+        let mut is_idle = false;
+        let is_taken = self.deliver_with(frame, to, published, || is_idle = true);
+        if is_idle {
+            self.wake_for_frames();
+        }
+        is_taken
     }
 
-    /// Queues a frame like [`deliver`](Self::deliver). If the session has to be woken for it, its
-    /// waker is passed to `wake`.
+    /// Queues a frame like [`deliver`](Self::deliver). If the session has to be woken for it, `on_idle` is called
+    /// instead.
     pub(super) fn deliver_with(
         &self,
         frame: &Frame,
         to: SubscriptionId,
         published: Option<Instant>,
-        wake: impl FnOnce(&Waker),
+        on_idle: impl FnOnce(),
     ) -> bool {
         let what = || Waiting::Frame(frame.clone(), published);
         let bytes = |state: &State| match frame {
             Frame::Split(split) => split.head.len() + state.added_bytes(split),
             frame => frame.size_bytes(),
         };
-        self.queue(bytes, Some(to), what, wake)
+        self.queue(bytes, Some(to), what, |_| on_idle())
     }
 
     /// Queues the frames of an announcement like [`deliver_with`](Self::deliver_with).
@@ -332,17 +367,18 @@ impl Outbox {
         &self,
         changes: PendingChanges,
         to: SubscriptionId,
-        wake: impl FnOnce(&Waker),
+        on_idle: impl FnOnce(),
     ) -> bool {
         let bytes = changes.left_bytes();
-        self.queue(|_| bytes, Some(to), || Waiting::Changes(changes), wake)
+        self.queue(|_| bytes, Some(to), || Waiting::Changes(changes), |_| on_idle())
     }
 
     /// The load that a fan-out may add for an app before the session runs. It is low enough that the frames of
     /// several apps fit at the same time.
     pub(super) fn load_per_turn(&self) -> Load {
         let part = |max: usize| (max / LITTLE_SHARE).max(1);
-        Load { frames: part(self.max.frames), bytes: part(self.max.bytes) }
+        let Load { frames, bytes } = self.max();
+        Load { frames: part(frames), bytes: part(bytes) }
     }
 
     /// Answers a join. The answer has its place among the frames. Like [`Outbox::tell`], this ends a
@@ -375,7 +411,7 @@ impl Outbox {
         }
         let mut load = state.load;
         load.add(Load { frames: 1, bytes: bytes(&state) });
-        if let Some(excess) = load.excess(self.max) {
+        if let Some(excess) = load.excess(self.max()) {
             state.end(Ending::SlowConsumer(excess));
             return false;
         }
@@ -401,24 +437,34 @@ impl Outbox {
     }
 
     /// Takes frames until `take` returns `false` or the next item is no frame. Returns the kind of the next
-    /// item. `waker` is woken when an item comes into an empty outbox, when
-    /// [`wake_session`](Self::wake_session) is called, and when the session is to end.
+    /// item. If the session itself calls this, `waker` is its own. It is woken when an item comes into an empty outbox,
+    /// when [`wake_session`](Self::wake_session) is called, and when the session is to end.
     pub fn take_frames(
         &self,
-        waker: &Waker,
+        waker: Option<&Waker>,
         mut take: impl FnMut(Frame, Option<Instant>) -> bool,
     ) -> NextItem {
         let mut state = self.state.lock();
-        state.register(waker);
+        if let Some(waker) = waker {
+            state.register(waker);
+        }
         let mut wants_more = true;
         while wants_more && state.next() == NextItem::Frame {
             let Some(ToSession::Frame(frame, published)) = state.pop() else { break };
             wants_more = take(frame, published);
         }
         match state.next() {
-            NextItem::Nothing if std::mem::take(&mut state.was_woken) => NextItem::News,
+            NextItem::Nothing if state.was_woken => {
+                state.was_woken = waker.is_none();
+                NextItem::News
+            }
             next => next,
         }
+    }
+
+    /// Wakes the session for its frames.
+    pub(super) fn wake_for_frames(&self) {
+        self.state.lock().wake();
     }
 
     /// Wakes the session, and notes that the reason is not a frame.
@@ -468,7 +514,8 @@ impl Outbox {
     /// Returns whether the load of the queue is so small that the frames of another turn still fit.
     pub fn holds_little(&self) -> bool {
         let Load { frames, bytes } = self.state.lock().load;
-        frames <= self.max.frames / LITTLE_SHARE && bytes <= self.max.bytes / LITTLE_SHARE
+        let max = self.max();
+        frames <= max.frames / LITTLE_SHARE && bytes <= max.bytes / LITTLE_SHARE
     }
 
     /// Notes the load that the session itself keeps for its client. It does not count towards the limit.

@@ -4,6 +4,7 @@
 use std::{
     borrow::Cow,
     future::poll_fn,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -41,6 +42,7 @@ use super::{
     },
     topics::TopicLimits,
     tracker::Tracker,
+    writers::FrameWriters,
 };
 
 /// The id of the subscription that every probe has.
@@ -225,6 +227,7 @@ pub(super) struct Broker {
     pub(super) topics: Topics,
     pub(super) worker: WorkerId,
     pub(super) fanout: Addr<Fanout>,
+    pub(super) writers: Rc<FrameWriters>,
 }
 
 impl Broker {
@@ -234,25 +237,26 @@ impl Broker {
 
     /// A broker with some bounds changed.
     pub(super) fn start_with(change: impl FnOnce(&mut TopicLimits)) -> Self {
-        Self::of(Topics::new(limits_with(change), apps(), Metrics::new(10)))
+        let topics = Topics::new(limits_with(change), apps(), Metrics::new(10));
+        topics.add_worker();
+        Self::of(topics)
     }
 
     /// A node's broker with some bounds changed.
     pub(super) fn of_node(engine: Arc<dyn Engine>, change: impl FnOnce(&mut TopicLimits)) -> Self {
         let topics = Topics::of_node(limits_with(change), apps(), Metrics::new(10), engine);
+        topics.add_worker();
         Self::of(topics)
     }
 
     fn of(topics: Topics) -> Self {
-        topics.add_worker();
-        let ThreadFanout { worker, addr: fanout, .. } = topics.start_fanout();
-        Self { topics, worker, fanout }
+        let ThreadFanout { worker, addr: fanout, writers, .. } = topics.start_fanout();
+        Self { topics, worker, fanout, writers }
     }
 
     /// The same broker with a second fan-out, as if this thread were another worker.
     pub(super) fn another_thread(&self) -> Self {
-        let ThreadFanout { worker, addr: fanout, .. } = self.topics.start_fanout();
-        Self { topics: self.topics.clone(), worker, fanout }
+        Self::of(self.topics.clone())
     }
 
     /// A session that takes whatever comes.

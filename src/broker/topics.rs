@@ -234,10 +234,11 @@ impl Topics {
     /// Starts a fan-out for the sessions of the calling worker thread.
     pub fn start_fanout(&self) -> ThreadFanout {
         let worker = WorkerId::new(self.node(), self.0.next_worker.fetch_add(1, Relaxed));
-        let handed = Rc::default();
-        let addr = Fanout::new(worker, self.clone(), Rc::clone(&handed)).start();
+        let (handed, writers) = (Rc::default(), Rc::default());
+        let addr =
+            Fanout::new(worker, self.clone(), Rc::clone(&handed), Rc::clone(&writers)).start();
         self.0.fanouts.add(addr.clone());
-        ThreadFanout { worker, addr, handed }
+        ThreadFanout { worker, addr, handed, writers }
     }
 
     /// The number of scopes that have subscribers or retained publications here.
@@ -277,9 +278,14 @@ impl Topics {
     /// Returns whether publications may be on their way to a thread: there are newer ones, of any app, than
     /// those that its fan-out has begun to deliver, and not all have reached their outboxes.
     pub fn has_more_for(&self, thread: &ThreadFanout) -> bool {
+        self.has_newer_than(thread.handed.get())
+    }
+
+    /// Returns whether publications may be on their way that are newer than the batch with this number.
+    pub(super) fn has_newer_than(&self, handed: u64) -> bool {
         let is_remote = || self.cluster().is_some_and(Cluster::is_any_under_way);
         let is_under_way = || self.0.permits.is_any_held() || is_remote();
-        self.0.batches.load(Relaxed) > thread.handed.get() && is_under_way()
+        self.0.batches.load(Relaxed) > handed && is_under_way()
     }
 
     /// The number of the next batch.

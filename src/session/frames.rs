@@ -7,10 +7,8 @@
 mod head;
 
 use std::{
-    cell::RefCell,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -24,12 +22,9 @@ use futures_util::Stream;
 use head::{FrameClass, FrameHead};
 
 use super::{
-    CloseCode, Received, gate::Gate, requests::UnreadBytes, unfinished::Holding, worker::Worker,
+    CloseCode, Received, frame_socket::FrameSocket, requests::UnreadBytes, unfinished::Holding,
 };
-use crate::{
-    broker::outbox::{Ending, Outbox},
-    metrics::labels::Limit,
-};
+use crate::{broker::outbox::Ending, metrics::labels::Limit};
 
 /// Bytes read before other tasks of the thread get a turn. Frames without effect, such as pongs and
 /// empty fragments, would otherwise be read for as long as they keep coming.
@@ -70,21 +65,6 @@ impl Inbound {
     }
 }
 
-/// The state that the reader and the writer of one socket share.
-pub(super) struct FrameSocket<T> {
-    /// The socket itself.
-    pub(super) io: RefCell<T>,
-    /// The gate of the reader.
-    pub(super) gate: Rc<Gate>,
-}
-
-impl<T> FrameSocket<T> {
-    /// A socket that is read from and written to from now on.
-    pub(super) fn new(io: T, gate: Rc<Gate>) -> Self {
-        Self { io: io.into(), gate }
-    }
-}
-
 /// The part of an incomplete message that has come.
 struct Partial {
     /// The fragments so far, if the message comes in fragments.
@@ -121,8 +101,6 @@ impl Fragments {
 /// [`Inbound::Broken`].
 pub(super) struct Frames<T> {
     socket: Rc<FrameSocket<T>>,
-    worker: Rc<Worker>,
-    outbox: Arc<Outbox>,
     codec: Codec,
     unread: UnreadBytes,
     /// The length of the frame at the front of `unread`, once its head was read.
@@ -134,18 +112,10 @@ pub(super) struct Frames<T> {
 
 impl<T: AsyncRead + Unpin> Frames<T> {
     /// Reads from `socket`, beginning with what came in behind the handshake.
-    pub(super) fn new(
-        socket: Rc<FrameSocket<T>>,
-        worker: Rc<Worker>,
-        outbox: Arc<Outbox>,
-        early: BytesMut,
-    ) -> Self {
-        let codec = Codec::new().max_size(worker.limits.message_bytes_max);
+    pub(super) fn new(socket: Rc<FrameSocket<T>>, early: BytesMut) -> Self {
         Self {
+            codec: Codec::new().max_size(socket.worker.limits.message_bytes_max),
             socket,
-            worker,
-            outbox,
-            codec,
             unread: early.into(),
             awaited_bytes: 0,
             partial: None,
@@ -156,7 +126,7 @@ impl<T: AsyncRead + Unpin> Frames<T> {
 
     /// The most bytes that a message may have, all its fragments together.
     fn message_bytes_max(&self) -> usize {
-        let limits = &self.worker.limits;
+        let limits = &self.socket.worker.limits;
         match self.socket.gate.has_joined.get() {
             true => limits.message_bytes_max,
             false => limits.unjoined_message_bytes_max,
@@ -208,12 +178,12 @@ impl<T: AsyncRead + Unpin> Frames<T> {
         }
         // The clock need not be read: frames are taken right after they were read, or right after a
         // pause, and `heard` is set at both.
-        let now_s = self.worker.seconds_at(gate.heard.get());
-        let may_be = gate.take_frame(self.worker.limits.frames_per_second_max, now_s);
+        let now_s = self.socket.worker.seconds_at(gate.heard.get());
+        let may_be = gate.take_frame(self.socket.worker.limits.frames_per_second_max, now_s);
         if !may_be {
-            self.worker.metrics.hit(Limit::FramesPerSecond);
+            self.socket.worker.metrics.hit(Limit::FramesPerSecond);
             if gate.is_flooded() {
-                self.outbox.end(Ending::TooManyFrames);
+                self.socket.outbox.end(Ending::TooManyFrames);
             }
         }
         may_be
@@ -279,19 +249,22 @@ impl<T: AsyncRead + Unpin> Frames<T> {
 
     fn partial(&mut self) -> &mut Partial {
         self.partial.get_or_insert_with(|| {
-            let holding = self.worker.sessions.unfinished().hold(self.outbox.clone());
+            let FrameSocket { worker, outbox, .. } = &*self.socket;
+            let holding = worker.sessions.unfinished().hold(outbox.clone());
             Box::new(Partial { fragments: None, holding })
         })
     }
 
     /// Reads once. `Ready(false)` when the client is gone.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.turn_bytes >= TURN_BYTES_MAX || self.worker.sessions.unfinished().is_congested() {
+        if self.turn_bytes >= TURN_BYTES_MAX
+            || self.socket.worker.sessions.unfinished().is_congested()
+        {
             self.turn_bytes = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let worker = self.worker.clone();
+        let worker = self.socket.worker.clone();
         let mut scratch = worker.scratch.borrow_mut();
         let mut buffer = ReadBuf::new(&mut scratch);
         let mut io = self.socket.io.borrow_mut();
@@ -340,7 +313,7 @@ impl<T: AsyncRead + Unpin> Frames<T> {
                 Ok(None) => self.done = !ready!(self.poll_read(cx)),
                 Err(code) => {
                     if code == CloseCode::TOO_BIG {
-                        self.worker.metrics.hit(Limit::MessageBytes);
+                        self.socket.worker.metrics.hit(Limit::MessageBytes);
                     }
                     self.done = true;
                     self.forget();

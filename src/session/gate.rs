@@ -12,8 +12,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     bucket::PerSecond,
+    frame_socket,
     pace::{self, FramePace},
-    pump,
     requests::{Ticket, Work, WorkQueue},
 };
 use crate::broker::subscriber::Frame;
@@ -86,7 +86,7 @@ impl Gate {
     /// first one on, which is 160 bytes of every idle session.
     pub(super) fn say(&self, frame: &Frame) {
         let mut said = self.said.take().unwrap_or_default();
-        pump::gather_whole(frame, &mut said);
+        frame_socket::gather_whole(frame, &mut said);
         self.said.set(Some(said));
     }
 

@@ -22,6 +22,7 @@ pub mod client;
 pub mod connection;
 mod driver;
 mod expect;
+mod frame_socket;
 mod frames;
 mod gate;
 pub mod listener;

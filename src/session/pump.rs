@@ -1,7 +1,7 @@
 //! Writing: from a session's outbox and its actor to the socket, and the deadlines of a connection.
 //!
 //! The pump is the task of a WebSocket. It takes frames from the outbox itself, as many as fit into
-//! one write. The actor is polled only when something is there for it: a message of its client,
+//! one write, unless the fan-out has written them already ([`FrameSocket`]). The actor is polled only when something is there for it: a message of its client,
 //! news, an answer. While a write is pending neither is polled, so the outbox of a client that does
 //! not read fills up to its bound.
 //!
@@ -11,47 +11,32 @@
 
 use std::{
     future::Future,
-    io::IoSlice,
     mem,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
-use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
-use actix_http::ws::{OpCode, Parser};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use actix_codec::ReadBuf;
+use bytes::Bytes;
 use futures_util::Stream;
 use tokio::time::Sleep;
 
 use crate::broker::{
-    outbox::{self, Ending, Load, News, Outbox},
-    subscriber::{Frame, FrameKind, Split},
+    outbox::{self, Ending, Load, News},
+    writers::WriterPlace,
 };
 
 use super::{
     connection::ConnectionSlot,
-    frames::FrameSocket,
+    frame_socket::{FrameSocket, SocketTransport},
     gate::Due,
-    worker::{Admission, Worker},
+    worker::Admission,
 };
 
 /// Writes before other tasks of the thread get a turn.
 const WRITES_PER_POLL: usize = 16;
-
-/// The size up to which frames are gathered into one write: at most this much is copied for a
-/// client at a time.
-const GATHERED_BYTES_MAX: usize = 32 * 1024;
-
-/// The second part of a frame is copied into the gathered write if it is at most this large: a copy of
-/// so little costs less than a write of its own.
-const COPIED_BYTES_MAX: usize = 8 * 1024;
-
-/// The size from which on a session's own bytes count in the backlog while they wait. Smaller ones, such as the
-/// answer to a heartbeat, are not worth the counting.
-const COUNTED_BYTES_MIN: usize = 1_024;
 
 /// Bytes that a session may write before other tasks of the thread get a turn, in whole writes.
 const BYTES_PER_POLL: usize = 256 * 1024;
@@ -63,63 +48,24 @@ const STUCK_LOOKS: u32 = 8;
 /// The time within which a client must close the connection after the close frame.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The operations of a socket beyond reading and writing.
-pub(super) trait SocketTransport: AsyncRead + AsyncWrite + Unpin + 'static {
-    /// Makes the next close a reset, because the client no longer reads.
-    fn give_up(&self);
-
-    /// The bytes that have arrived and were not read, as far as the system can tell.
-    fn unread_bytes(&self) -> u64;
-
-    /// Writes what the socket takes at once, and returns the number of bytes. If it is 0, a later
-    /// [`poll_write`](AsyncWrite::poll_write) finds out why.
-    fn write_at_once(&self, bytes: &[u8]) -> usize;
-}
-
-impl SocketTransport for tokio::net::TcpStream {
-    fn give_up(&self) {
-        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
-    }
-
-    fn unread_bytes(&self) -> u64 {
-        rustix::io::ioctl_fionread(self).unwrap_or_default()
-    }
-
-    /// This calls `write` without checking the readiness that the runtime keeps, which would be one more cache miss. A
-    /// closed connection is an error, because Rust programs ignore the signal for it.
-    fn write_at_once(&self, bytes: &[u8]) -> usize {
-        rustix::io::write(self, bytes).unwrap_or_default()
-    }
-}
-
 /// Drives one WebSocket until it is closed.
 ///
-/// The fields are in the order of their use: the flags lie in the cache line of the task's header, and the other
-/// fields that a write of frames reads fill the next one. With ten thousand sessions, each further line is a wait
-/// for the memory.
+/// The fields are in the order of their use: those that a write of frames reads lie in the cache line of the
+/// task's header and the next one. With ten thousand sessions, each further line is a wait for the memory.
 #[repr(C)]
 pub(super) struct Pump<T, B> {
     is_actor_due: bool,
     is_timer_due: bool,
     /// Whether the session has let the fan-out run first since it last had nothing left to write.
     gave_way: bool,
-    worker: Rc<Worker>,
-    outbox: Arc<Outbox>,
     socket: Rc<FrameSocket<T>>,
     /// The actor's outgoing bytes; `None` once it has stopped.
     body: Option<Pin<Box<B>>>,
-    /// The bytes that the socket has not taken yet.
-    unwritten: Bytes,
-    /// The bytes that follow `unwritten`: the second part of a frame, which other sessions may
-    /// share.
-    unwritten_body: Option<Box<Bytes>>,
-    /// The time of publication of the first unwritten frame whose latency is sampled.
-    sampled: Option<Instant>,
+    /// The state of a client that is not read from, because a write is stuck.
+    stuck: Option<Box<Stuck>>,
     /// Wakes the session through its outbox. The actor and the timer are polled with it: a frame
     /// from the broker is written without polling either.
     waker: Waker,
-    /// The state of a client that is not read from, because a write is stuck.
-    stuck: Option<Box<Stuck>>,
     timer: Pin<Box<Sleep>>,
     /// The latest time at which the timer wakes the task. Waking too early is harmless, so most
     /// reads leave the timer as it is.
@@ -129,6 +75,8 @@ pub(super) struct Pump<T, B> {
     /// The time until which the client may close the connection itself, once the actor has stopped and all is
     /// written.
     linger_until: Option<Instant>,
+    /// The place of the socket among the writers of the fan-out.
+    _writer: WriterPlace,
     /// The places that the connection takes until it is closed: one among all sessions, and one among the
     /// connections of its thread. The socket is dropped before them.
     _places: (Admission, ConnectionSlot),
@@ -142,54 +90,6 @@ struct Stuck {
     unread_bytes: u64,
     /// The bytes that the outbox has been told to wait in the pump.
     kept_bytes: usize,
-}
-
-/// Appends a whole frame as it goes over the wire.
-pub(super) fn gather_whole(frame: &Frame, gathered: &mut BytesMut) {
-    if let Some(body) = gather(frame, gathered) {
-        gathered.put_slice(&body);
-    }
-}
-
-/// Appends a frame as it goes over the wire. A large shared part is returned instead, to be written
-/// without a copy.
-fn gather(frame: &Frame, gathered: &mut BytesMut) -> Option<Bytes> {
-    let (payload, code) = match frame {
-        Frame::Text(text) => (&text.as_bytes()[..], OpCode::Text),
-        Frame::Binary(bytes) => (&bytes[..], OpCode::Binary),
-        Frame::Split(split) => return gather_split(split, gathered),
-    };
-    Parser::write_message(gathered, payload, code, true, false);
-    None
-}
-
-fn gather_split(split: &Split, gathered: &mut BytesMut) -> Option<Bytes> {
-    /// The bit that says that a message ends with this frame.
-    const FIN: u8 = 0x80;
-    let Split { kind, head, body } = split;
-    let code = match kind {
-        FrameKind::Text => OpCode::Text,
-        FrameKind::Binary => OpCode::Binary,
-    };
-    let bytes = split.size_bytes();
-    gathered.put_u8(FIN | u8::from(code));
-    match (bytes, u16::try_from(bytes)) {
-        (short @ ..126, _) => gathered.put_u8(short as u8),
-        (_, Ok(middle)) => {
-            gathered.put_u8(126);
-            gathered.put_u16(middle);
-        }
-        _ => {
-            gathered.put_u8(127);
-            gathered.put_u64(bytes as u64);
-        }
-    }
-    gathered.put_slice(head);
-    if body.len() > COPIED_BYTES_MAX {
-        return Some(body.clone());
-    }
-    gathered.put_slice(body);
-    None
 }
 
 /// The action that a session takes at its next deadline.
@@ -221,34 +121,25 @@ where
 {
     pub(super) fn new(
         socket: Rc<FrameSocket<T>>,
-        worker: Rc<Worker>,
-        outbox: Arc<Outbox>,
         places: (Admission, ConnectionSlot),
         body: B,
     ) -> Self {
-        debug_assert!(
-            socket.io.borrow().is_write_vectored(),
-            "both parts of a frame are one write"
-        );
+        let idle_timeout = socket.worker.limits.idle_timeout;
         Self {
-            silence_max: worker.limits.idle_timeout,
-            socket,
-            timer: Box::pin(tokio::time::sleep(worker.limits.idle_timeout)),
-            waker: outbox.clone().into(),
+            silence_max: idle_timeout,
+            timer: Box::pin(tokio::time::sleep(idle_timeout)),
+            waker: socket.outbox.clone().into(),
             // The actor and the timer have yet to be polled for the first time.
             is_actor_due: true,
             is_timer_due: true,
             gave_way: false,
             wakes_at: None,
-            worker,
-            outbox,
             body: Some(Box::pin(body)),
-            unwritten: Bytes::new(),
-            unwritten_body: None,
-            sampled: None,
             stuck: None,
             linger_until: None,
+            _writer: socket.worker.fanout().add_writer(socket.clone()),
             _places: places,
+            socket,
         }
     }
 
@@ -258,8 +149,8 @@ where
     }
 
     #[cfg(test)]
-    pub(super) fn outbox(&self) -> &Arc<Outbox> {
-        &self.outbox
+    pub(super) fn outbox(&self) -> &std::sync::Arc<outbox::Outbox> {
+        &self.socket.outbox
     }
 
     /// Writes until the socket is full or a turn is over.
@@ -275,23 +166,21 @@ where
             // delivery was 0.34 to 0.35 of that of the floor (the bare `write()` calls of
             // `docs/performance.md`) with this, and 0.43 to 0.55 without.
             if !mem::replace(&mut self.gave_way, true)
-                && self.worker.awaits_more()
-                && self.outbox.holds_little()
+                && self.socket.worker.awaits_more()
+                && self.socket.outbox.holds_little()
             {
                 return Paused::Turn;
             }
             if taken_bytes >= BYTES_PER_POLL {
                 break;
             }
-            let next = match self.write_frames(cx, &mut taken_bytes) {
-                Ok(next) => next,
-                Err(broken) => return broken,
-            };
+            let (next, bytes) = self.socket.write_frames(Some(cx.waker()));
+            taken_bytes += bytes;
             if matches!(next, outbox::NextItem::News | outbox::NextItem::Closed) {
                 (self.is_actor_due, self.is_timer_due) = (true, true);
             }
             let Some(body) = &mut self.body else { return Paused::Finished };
-            if next == outbox::NextItem::Frame || !self.unwritten.is_empty() {
+            if next == outbox::NextItem::Frame || !self.socket.has_taken_all() {
                 continue;
             }
             if !self.is_actor_due {
@@ -306,144 +195,50 @@ where
                 self.socket.gate.begin_turn();
             }
             let polled = body.as_mut().poll_next(&mut Context::from_waker(&self.waker));
-            self.unwritten = self.counted(self.socket.gate.take_said());
+            let said = self.socket.gate.take_said();
             match polled {
-                Poll::Ready(Some(Ok(chunk))) if self.unwritten.is_empty() => self.unwritten = chunk,
-                Poll::Ready(Some(Ok(chunk))) => self.unwritten_body = Some(Box::new(chunk)),
-                Poll::Ready(_) => self.body = None,
-                Poll::Pending => {}
+                Poll::Ready(Some(Ok(chunk))) => self.socket.write(said, chunk),
+                Poll::Ready(_) => {
+                    self.body = None;
+                    self.socket.write(said, Bytes::new());
+                }
+                Poll::Pending => self.socket.write(said, Bytes::new()),
             }
         }
         Paused::Turn
     }
 
-    /// Writes frames of the outbox, as many as fit into one write. Returns the kind of the next item
-    /// there, and adds the bytes that left the outbox to `taken_bytes`.
-    fn write_frames(
-        &mut self,
-        cx: &mut Context<'_>,
-        taken_bytes: &mut usize,
-    ) -> Result<outbox::NextItem, Paused> {
-        let worker = self.worker.clone();
-        let gathered = &mut *worker.gathered.borrow_mut();
-        gathered.clear();
-        let (mut sampled, mut body, mut frames) = (None, None, 0);
-        let next = self.outbox.take_frames(cx.waker(), |frame, published| {
-            body = gather(&frame, gathered);
-            frames += 1;
-            sampled = sampled.or(published);
-            body.is_none() && gathered.len() < GATHERED_BYTES_MAX
-        });
-        if gathered.is_empty() {
-            return Ok(next);
-        }
-        worker.frame_writes.wrote(frames);
-        let (written, body_bytes) = match &body {
-            // The bytes that the socket does not take are written by `flush`.
-            None => (self.socket.io.borrow().write_at_once(gathered), 0),
-            Some(body) => {
-                let parts = [IoSlice::new(gathered), IoSlice::new(body)];
-                let mut io = self.socket.io.borrow_mut();
-                match Pin::new(&mut *io).poll_write_vectored(cx, &parts) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Err(Paused::Broken),
-                    Poll::Ready(Ok(written)) => (written, body.len()),
-                    Poll::Pending => (0, body.len()),
-                }
-            }
-        };
-        *taken_bytes += gathered.len() + body_bytes;
-        if written == gathered.len() + body_bytes {
-            self.note_written(sampled);
-        } else {
-            self.sampled = sampled;
-            self.keep_unwritten(gathered, body, written);
-        }
-        if gathered.capacity() > 4 * GATHERED_BYTES_MAX {
-            // A buffer that one large frame has grown is given back.
-            *gathered = BytesMut::new();
-        }
-        Ok(next)
-    }
-
-    /// Keeps the bytes that the socket did not take: a copy of the gathered ones, and a reference
-    /// to the shared part.
-    fn keep_unwritten(&mut self, gathered: &[u8], body: Option<Bytes>, written: usize) {
-        let rest = gathered.get(written..).unwrap_or_default();
-        let body = body.map(|mut body| {
-            body.advance(written.saturating_sub(gathered.len()));
-            body
-        });
-        match body {
-            Some(body) if rest.is_empty() => self.unwritten = body,
-            body => {
-                self.unwritten = self.counted(Bytes::copy_from_slice(rest));
-                self.unwritten_body = body.map(Box::new);
-            }
-        }
-    }
-
-    /// Counts bytes of this session alone in the backlog for as long as they wait, unless they are few.
-    fn counted(&self, bytes: Bytes) -> Bytes {
-        if bytes.len() < COUNTED_BYTES_MIN {
-            return bytes;
-        }
-        let counted = self.worker.topics.backlog().counted(bytes);
-        self.worker.relieve();
-        counted
-    }
-
     /// Tells the outbox how many bytes wait here. The fan-out compares these loads when the backlog is exceeded.
     fn note_kept(&mut self) {
-        let kept_bytes = self.unwritten.len() + self.unwritten_body.as_ref().map_or(0, |b| b.len());
+        let kept_bytes = self.socket.unwritten_bytes();
         if let Some(stuck) = &mut self.stuck
             && mem::replace(&mut stuck.kept_bytes, kept_bytes) != kept_bytes
         {
-            self.outbox.keeps(Load { frames: 0, bytes: kept_bytes });
+            self.socket.outbox.keeps(Load { frames: 0, bytes: kept_bytes });
         }
     }
 
     /// Writes the bytes that the socket did not take before.
     fn flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Paused>> {
-        if self.unwritten.is_empty() {
+        let before = self.socket.unwritten_bytes();
+        if before == 0 {
             return Poll::Ready(Ok(()));
         }
-        let mut io = self.socket.io.borrow_mut();
-        while !self.unwritten.is_empty() {
-            match ready!(Pin::new(&mut *io).poll_write(cx, &self.unwritten)) {
-                Ok(0) | Err(_) => return Poll::Ready(Err(Paused::Broken)),
-                Ok(written) => {
-                    self.unwritten.advance(written);
-                    if let Some(stuck) = &mut self.stuck {
-                        stuck.since = None;
-                    }
-                    if self.unwritten.is_empty()
-                        && let Some(body) = self.unwritten_body.take()
-                    {
-                        self.unwritten = *body;
-                    }
-                }
-            }
+        let flushed = self.socket.poll_flush(cx);
+        if let Some(stuck) = &mut self.stuck
+            && self.socket.unwritten_bytes() < before
+        {
+            stuck.since = None;
         }
-        drop(io);
-        // An idle session should not keep its last bytes.
-        self.unwritten = Bytes::new();
-        self.note_kept();
-        let sampled = self.sampled.take();
-        self.note_written(sampled);
-        Poll::Ready(Ok(()))
-    }
-
-    /// Measures the latency of the sampled frame, if there is one: the kernel has all the bytes.
-    fn note_written(&self, sampled: Option<Instant>) {
-        if let Some(published) = sampled {
-            let took = published.elapsed().as_secs_f64();
-            self.worker.metrics.publish_to_write_s.observe(took);
+        if flushed.is_ready() {
+            self.note_kept();
         }
+        flushed.map_err(|_| Paused::Broken)
     }
 
     /// Returns whether only the last bytes of the session are written.
     fn is_ending(&self) -> bool {
-        self.outbox.ended().is_some() || self.outbox.is_closed()
+        self.socket.outbox.ended().is_some() || self.socket.outbox.is_closed()
     }
 
     /// The client does not read: the connection is dropped without a close frame.
@@ -459,9 +254,9 @@ where
         if stuck {
             self.listen(now);
         }
-        let rate = self.worker.limits.frames_per_second_max;
+        let rate = self.socket.worker.limits.frames_per_second_max;
         let gate = &self.socket.gate;
-        let resumes_at = gate.end_pause(rate, now, self.worker.seconds_at(now));
+        let resumes_at = gate.end_pause(rate, now, self.socket.worker.seconds_at(now));
         let is_pressed = stuck || resumes_at.is_some() || gate.unfinished_since().is_some();
         if !is_pressed && self.wakes_at.is_some_and(|wakes_at| now < wakes_at) {
             return true;
@@ -469,8 +264,8 @@ where
         let (deadline, next) = self.deadline(stuck, now);
         if deadline <= now {
             match next {
-                NextDeadline::Question => self.outbox.tell(News::Silent),
-                NextDeadline::End(ending) => self.outbox.end(ending),
+                NextDeadline::Question => self.socket.outbox.tell(News::Silent),
+                NextDeadline::End(ending) => self.socket.outbox.end(ending),
             }
             if stuck {
                 self.drop_slow();
@@ -481,9 +276,11 @@ where
         } else {
             let wakes_at = match next {
                 // Nothing wakes the pump when more arrives that is not read.
-                _ if stuck => deadline.min(now + self.worker.limits.idle_timeout / STUCK_LOOKS),
+                _ if stuck => {
+                    deadline.min(now + self.socket.worker.limits.idle_timeout / STUCK_LOOKS)
+                }
                 NextDeadline::Question | NextDeadline::End(Ending::Idle) => {
-                    self.worker.look_after(deadline)
+                    self.socket.worker.look_after(deadline)
                 }
                 _ => deadline,
             };
@@ -493,7 +290,7 @@ where
         }
         // A wake-up that is too early is harmless, but a missing one is not.
         if self.timer.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready() {
-            self.outbox.wake_session();
+            self.socket.outbox.wake_session();
         }
         true
     }
@@ -514,7 +311,7 @@ where
 
     /// The first action that the session takes if nothing comes from its client, and its time.
     fn deadline(&self, stuck: bool, now: Instant) -> (Instant, NextDeadline) {
-        let limits = self.worker.limits;
+        let limits = self.socket.worker.limits;
         let gate = &self.socket.gate;
         // While a write is stuck, arriving bytes count as a sign of life even if the gate is shut.
         let silence = match (stuck, gate.tolerated()) {
@@ -558,7 +355,7 @@ where
                 *self.linger_until.insert(until)
             }
         };
-        let mut scratch = self.worker.scratch.borrow_mut();
+        let mut scratch = self.socket.worker.scratch.borrow_mut();
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
@@ -589,9 +386,9 @@ where
                     return Poll::Pending;
                 }
                 Paused::Stuck => {
-                    let must_free = match this.outbox.ended() {
+                    let must_free = match this.socket.outbox.ended() {
                         Some(Ending::SlowConsumer(_) | Ending::Unfinished) => true,
-                        _ => this.is_ending() && this.worker.topics.backlog().is_exceeded(),
+                        _ => this.is_ending() && this.socket.worker.topics.backlog().is_exceeded(),
                     };
                     if must_free {
                         // The memory that it holds is released now.

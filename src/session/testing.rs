@@ -25,7 +25,7 @@ use super::{
     Close, CloseCode, Conversation, Effect, Farewell, Patience, Received,
     bucket::PerSecond,
     connection::ConnectionSlot,
-    pump::SocketTransport,
+    frame_socket::SocketTransport,
     unfinished::Unfinished,
     websocket,
     worker::{Admission, SessionCounter, SessionLimits, Worker},
@@ -61,7 +61,7 @@ impl SocketTransport for DuplexStream {
         0
     }
 
-    fn write_at_once(&self, _: &[u8]) -> usize {
+    fn write_at_once(&self, _: [&[u8]; 2]) -> usize {
         0
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     Close, CloseCode, Conversation, HeldConversation,
-    pump::SocketTransport,
+    frame_socket::SocketTransport,
     requests::{HttpStream, LeavingConnection},
     websocket,
     worker::{Admission, Worker},

@@ -31,9 +31,10 @@ use super::{
     Close, CloseCode, HeldConversation, Patience,
     connection::ConnectionSlot,
     driver::{self, Carrier, Driver},
-    frames::{FrameSocket, Frames, Inbound},
+    frame_socket::{FrameSocket, SocketTransport},
+    frames::{Frames, Inbound},
     gate::{Due, Gate},
-    pump::{Pump, SocketTransport},
+    pump::Pump,
     unfinished::Holding,
     worker::{Admission, Worker},
 };
@@ -99,18 +100,18 @@ pub(super) fn start<T: SocketTransport, C: HeldConversation>(
     worker: Rc<Worker>,
 ) -> Pump<T, impl Stream<Item = Result<Bytes, actix_web::Error>>> {
     let gate = Rc::new(Gate::new(worker.work_queue.clone()));
-    let socket = Rc::new(FrameSocket::new(io, gate.clone()));
     let outbox = worker.outbox(&places.0);
-    let frames = Frames::new(socket.clone(), worker.clone(), outbox.clone(), early);
-    let (actor_outbox, actor_worker) = (outbox.clone(), worker.clone());
+    let socket = FrameSocket::new(io, gate.clone(), worker.clone(), outbox.clone());
+    let socket = Rc::new(socket);
+    let frames = Frames::new(socket.clone(), early);
     let silence_max = conversation.silence_max(worker.limits.idle_timeout);
     let body = WebsocketContext::with_factory(stream::empty(), move |ctx| {
-        ctx.add_stream(NewsOf(actor_outbox.clone()));
+        ctx.add_stream(NewsOf(outbox.clone()));
         ctx.add_stream(frames);
-        let driver = Driver::enter(conversation, actor_outbox, actor_worker);
+        let driver = Driver::enter(conversation, outbox, worker);
         WebSocket { driver, gate, is_held: false, inbox: None }
     });
-    Pump::new(socket, worker, outbox, places, body).with_silence_max(silence_max)
+    Pump::new(socket, places, body).with_silence_max(silence_max)
 }
 
 impl<C: HeldConversation> WebSocket<C> {

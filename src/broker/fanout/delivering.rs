@@ -111,7 +111,7 @@ impl Fanout {
     ) -> AddedFrames {
         let turn = self.sampler.turn(placed.taken_at());
         let sampled = turn.map(|turn| turn % group.len().max(1));
-        group.deliver(placed, level, sampled, counted, &mut self.waking.new_wakers())
+        group.deliver(placed, level, sampled, counted, &mut self.serving.new_sessions())
     }
 
     /// Sends the tracked members of a channel the changes among them.
@@ -119,7 +119,7 @@ impl Fanout {
         let Some(listeners) = self.scopes.get(&announcement.key) else { return };
         let Some(group) = listeners.channels.get(&announcement.channel) else { return };
         let traffic = &listeners.counted.traffic;
-        let added = group.announce(announcement, traffic, &mut self.waking.new_wakers());
+        let added = group.announce(announcement, traffic, &mut self.serving.new_sessions());
         self.note_delivered(announcement.key.app, 1, group.len(), added);
     }
 
@@ -128,12 +128,12 @@ impl Fanout {
         let Some(listeners) = self.scopes.get(key) else { return };
         let Some(group) = listeners.channels.get(channel) else { return };
         let (backlog, traffic) = (self.topics.backlog(), &listeners.counted.traffic);
-        let added = group.tell_count(*count, backlog, traffic, &mut self.waking.new_wakers());
+        let added = group.tell_count(*count, backlog, traffic, &mut self.serving.new_sessions());
         self.note_delivered(key.app, 1, group.len(), added);
     }
 
     /// Notes the frames that this many members were handed, and that this many publications were begun with
-    /// them. The sessions that were idle wait to be woken.
+    /// them. The sessions that were idle wait to be served.
     fn note_delivered(
         &mut self,
         app: AppId,
@@ -141,7 +141,7 @@ impl Fanout {
         members: usize,
         added: AddedFrames,
     ) {
-        let sessions = self.waking.take_new(app);
+        let sessions = self.serving.take_new(app);
         let deliveries = 1 + members;
         let handed_out = self.note_handed_out(app, publications, added.each_max, deliveries);
         handed_out.frames += added.all;

@@ -34,7 +34,7 @@ pub(super) struct HandedOut {
     each_max: Load,
     /// The number of frames, over all sessions of the app.
     pub(super) frames: usize,
-    /// The number of sessions that have to be woken for these frames.
+    /// The number of sessions that have to be served for these frames.
     pub(super) sessions: usize,
     /// Whether the turn is used up. The app gets its next turn once its sessions have run.
     is_all: bool,
@@ -192,14 +192,14 @@ impl Fanout {
         self.go_on(ctx);
     }
 
-    /// Wakes sessions, and schedules the next round if this one is over, if a session has yet to be woken, or
+    /// Serves sessions, and schedules the next round if this one is over, if a session has yet to be served, or
     /// if an app is to begin a new turn. Also schedules the waiting tasks of apps that do not rest. If this
     /// round is over, `ctx.wait` keeps the fan-out from messages and tasks until the next one.
     pub(super) fn go_on(&mut self, ctx: &mut Context<Self>) {
-        self.wake();
+        self.serve();
         if self.is_round_over() {
             ctx.wait(self.rest_of_round());
-        } else if !self.is_round_ending && (self.is_any_to_renew || !self.waking.is_empty()) {
+        } else if !self.is_round_ending && (self.is_any_to_renew || !self.serving.is_empty()) {
             ctx.spawn(self.rest_of_round());
         }
         if !self.is_turn_due && self.turns.any(|app| !self.rests(app)) {
@@ -209,7 +209,7 @@ impl Fanout {
         }
     }
 
-    /// Waits until all sessions that were woken have run, and begins the next round. A round that is waited for
+    /// Waits until all sessions that were woken have run and the thread has looked at its sockets, and begins the next round. A round that is waited for
     /// already may then turn out to be over. It is then waited for twice, and ends once.
     fn rest_of_round(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
         self.is_round_ending = true;
@@ -221,22 +221,22 @@ impl Fanout {
         })
     }
 
-    /// Begins a round. Each app without a session that waits to be woken begins a new turn: all its sessions
+    /// Begins a round. Each app without a session that waits to be served begins a new turn: all its sessions
     /// have run.
     fn begin_round(&mut self, ctx: &mut Context<Self>) {
         self.round += 1;
         (self.is_round_ending, self.delivered_this_round) = (false, 0);
-        self.waking.begin_round();
-        self.handed_out.retain(|app, _| self.waking.has(*app));
+        self.serving.begin_round();
+        self.handed_out.retain(|app, _| self.serving.has(*app));
         let is_to_renew = |of: &HandedOut| of.is_to_renew(self.load_per_turn);
         self.is_any_to_renew = self.handed_out.values().any(is_to_renew);
         self.go_on(ctx);
     }
 
-    /// Wakes as many sessions as fit into this round. While an app has waiting tasks and its turn is not over,
-    /// its sessions are not woken, so that they write all of the turn at once.
-    fn wake(&mut self) {
-        if self.waking.is_empty() {
+    /// Serves as many sessions as fit into this round: writes their frames, or wakes them. While an app has waiting
+    /// tasks and its turn is not over, its sessions wait, so that all frames of the turn leave at once.
+    fn serve(&mut self) {
+        if self.serving.is_empty() {
             return;
         }
         let (turns, all) = (&self.turns, &self.handed_out);
@@ -244,7 +244,12 @@ impl Fanout {
             let HandedOut { frames, sessions, is_all, .. } = all.get(&app)?;
             (*is_all || !turns.has(app)).then(|| frames.div_ceil((*sessions).max(1)))
         };
-        self.waking.wake_some(per_session);
+        let may_write = !self.topics.has_newer_than(self.handed.get());
+        self.serving.serve_some(per_session, |outbox| {
+            if !(may_write && self.writers.write_waiting(outbox)) {
+                outbox.wake_for_frames();
+            }
+        });
     }
 
     /// Notes that a batch is begun. The number of the newest batch is published only while no batch

@@ -27,7 +27,7 @@ use super::super::{
         channel, key, permit, publication, whole,
     },
 };
-use super::{rounds::PUBLICATIONS_PER_TURN, waking::sessions_per_round, *};
+use super::{rounds::PUBLICATIONS_PER_TURN, serving::sessions_per_round, *};
 use crate::{
     app::subject::{Subject, SubjectMembers},
     settings::HistorySettings,
@@ -123,8 +123,8 @@ async fn a_session_hears_a_place_under_each_name_until_it_leaves_that_one() {
 async fn a_thread_awaits_what_its_fan_out_has_yet_to_hand_out_and_nothing_else() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let thread = broker.topics.start_fanout();
-    let (worker, fanout) = (thread.worker, thread.addr.clone());
-    let there = Broker { topics: broker.topics.clone(), worker, fanout };
+    let (worker, fanout, writers) = (thread.worker, thread.addr.clone(), thread.writers.clone());
+    let there = Broker { topics: broker.topics.clone(), worker, fanout, writers };
     let mut probe = there.session(1).await;
     there.join(&probe, whole(&scope)).await.expect("a place");
     assert!(!broker.topics.has_more_for(&thread), "nothing was published");

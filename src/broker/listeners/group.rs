@@ -1,6 +1,6 @@
 //! The members of one place, and the delivery to them.
 
-use std::{iter, sync::Arc, task::Waker};
+use std::{iter, sync::Arc};
 
 use bytestring::ByteString;
 use indexmap::{
@@ -287,11 +287,11 @@ impl Group {
         count: usize,
         backlog: &Backlog,
         traffic: &Traffic,
-        wakers: &mut Vec<Waker>,
+        idle: &mut Vec<Arc<Outbox>>,
     ) -> AddedFrames {
         let mut added = AddedFrames::default();
         for naming in self.namings() {
-            added += naming.tell_count(count, backlog, traffic, wakers);
+            added += naming.tell_count(count, backlog, traffic, idle);
         }
         added
     }
@@ -302,34 +302,34 @@ impl Group {
     }
 
     /// Delivers a publication to all members; the latency is measured at the one with the index
-    /// `sampled`. The wakers of sessions that have to be woken are added to `wakers`.
+    /// `sampled`. The outboxes of sessions that have to be woken are added to `idle`.
     pub(in crate::broker) fn deliver(
         &self,
         placed: &Placed,
         level: Level,
         mut sampled: Option<usize>,
         counted: &DeliveryCounters,
-        wakers: &mut Vec<Waker>,
+        idle: &mut Vec<Arc<Outbox>>,
     ) -> AddedFrames {
         let mut added = AddedFrames::default();
         for naming in self.namings() {
-            added += naming.deliver(placed, level, sampled, counted, wakers);
+            added += naming.deliver(placed, level, sampled, counted, idle);
             sampled = sampled.and_then(|nth| nth.checked_sub(naming.members.len()));
         }
         added
     }
 
-    /// Sends the tracked members the changes among them. The wakers of sessions that have to be
-    /// woken are added to `wakers`.
+    /// Sends the tracked members the changes among them. The outboxes of sessions that have to be
+    /// woken are added to `idle`.
     pub(in crate::broker) fn announce(
         &self,
         announcement: &Announcement,
         traffic: &Traffic,
-        wakers: &mut Vec<Waker>,
+        idle: &mut Vec<Arc<Outbox>>,
     ) -> AddedFrames {
         let mut added = AddedFrames::default();
         for naming in self.namings() {
-            added += naming.announce(announcement, traffic, wakers);
+            added += naming.announce(announcement, traffic, idle);
         }
         added
     }
@@ -348,7 +348,7 @@ impl Naming {
         level: Level,
         sampled: Option<usize>,
         counted: &DeliveryCounters,
-        wakers: &mut Vec<Waker>,
+        idle: &mut Vec<Arc<Outbox>>,
     ) -> AddedFrames {
         let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes, mut skipped, mut positions) = (0, 0, 0, 0);
@@ -377,15 +377,16 @@ impl Naming {
                     continue;
                 };
                 let published = (sampled == Some(nth)).then(|| placed.taken_at());
-                let wake = |waker: &Waker| wakers.push(waker.clone());
-                if member.outbox.deliver_with(frame, member.id, published, wake) {
+                let on_idle = || idle.push(member.outbox.clone());
+                if member.outbox.deliver_with(frame, member.id, published, on_idle) {
                     delivered += 1;
                     bytes += frame.size_bytes() as u64;
                     if (is_bytes || member.format().tells_positions_of_json())
                         && let Some(position) = position_of(member.format())
                     {
-                        let wake = |waker: &Waker| wakers.push(waker.clone());
-                        let is_told = member.outbox.deliver_with(&position, member.id, None, wake);
+                        let on_idle = || idle.push(member.outbox.clone());
+                        let is_told =
+                            member.outbox.deliver_with(&position, member.id, None, on_idle);
                         positions += usize::from(is_told);
                     }
                 }
@@ -427,15 +428,15 @@ impl Naming {
         count: usize,
         backlog: &Backlog,
         traffic: &Traffic,
-        wakers: &mut Vec<Waker>,
+        idle: &mut Vec<Arc<Outbox>>,
     ) -> AddedFrames {
         let mut spelled: Option<Frame> = None;
         let (mut delivered, mut bytes) = (0, 0);
         for member in self.members.values() {
             let Some(encode) = member.format().encode_count else { continue };
             let frame = spelled.get_or_insert_with(|| backlog.count(encode(&self.topic, count)));
-            let wake = |waker: &Waker| wakers.push(waker.clone());
-            if member.outbox.deliver_with(frame, member.id, None, wake) {
+            let on_idle = || idle.push(member.outbox.clone());
+            if member.outbox.deliver_with(frame, member.id, None, on_idle) {
                 delivered += 1;
                 bytes += frame.size_bytes() as u64;
             }
@@ -450,7 +451,7 @@ impl Naming {
         &self,
         announcement: &Announcement,
         traffic: &Traffic,
-        wakers: &mut Vec<Waker>,
+        idle: &mut Vec<Arc<Outbox>>,
     ) -> AddedFrames {
         let mut frames: [Option<Arc<ChangeFrames>>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes, mut each_max) = (0, 0, Load::default());
@@ -462,8 +463,8 @@ impl Naming {
             let frames = frames[member.format().index()].get_or_insert_with(spell);
             let Some(changes) = PendingChanges::new(frames, *session) else { continue };
             let (of_session, size_bytes) = (changes.left(), changes.left_bytes());
-            let wake = |waker: &Waker| wakers.push(waker.clone());
-            if member.outbox.deliver_changes(changes, member.id, wake) {
+            let on_idle = || idle.push(member.outbox.clone());
+            if member.outbox.deliver_changes(changes, member.id, on_idle) {
                 delivered += of_session;
                 bytes += size_bytes as u64;
                 each_max = Load { frames: 1, bytes: each_max.bytes.max(size_bytes) };

@@ -125,7 +125,7 @@ fn frames_are_taken_up_to_the_next_news() {
     let outbox = outbox(100, 100);
     let take = |max: usize| {
         let mut taken = String::new();
-        let next = outbox.take_frames(Waker::noop(), |frame, _| {
+        let next = outbox.take_frames(Some(Waker::noop()), |frame, _| {
             let Frame::Text(text) = frame else { return false };
             taken.push_str(&text);
             taken.len() < max
@@ -181,8 +181,8 @@ fn the_frames_of_an_announcement_count_as_one_with_all_their_bytes() {
     ));
     let pending = || PendingChanges::new(&frames, SessionId(1)).expect("some");
     let outbox = outbox(2, 18);
-    assert!(outbox.deliver_changes(pending(), ONE, |_| ()));
-    assert!(outbox.deliver_changes(pending(), TWO, |_| ()));
+    assert!(outbox.deliver_changes(pending(), ONE, || ()));
+    assert!(outbox.deliver_changes(pending(), TWO, || ()));
     assert_eq!((outbox.load(), outbox.ended()), (Load { frames: 2, bytes: 18 }, None));
     assert_eq!(all_of(&outbox, 1), ["bb"]);
     assert_eq!(outbox.load(), Load { frames: 2, bytes: 16 });
@@ -192,9 +192,9 @@ fn the_frames_of_an_announcement_count_as_one_with_all_their_bytes() {
     outbox.leave(TWO);
     assert_eq!((all(&outbox), outbox.load()), (vec![], Load::default()));
 
-    assert!(outbox.deliver_changes(pending(), ONE, |_| ()));
-    assert!(outbox.deliver_changes(pending(), ONE, |_| ()));
-    assert!(!outbox.deliver_changes(pending(), ONE, |_| ()));
+    assert!(outbox.deliver_changes(pending(), ONE, || ()));
+    assert!(outbox.deliver_changes(pending(), ONE, || ()));
+    assert!(!outbox.deliver_changes(pending(), ONE, || ()));
     assert_eq!(outbox.ended(), Some(Ending::SlowConsumer(Excess::Frames)));
     let only_own = Arc::new(ChangeFrames::new(vec![change("a", own)]));
     assert!(PendingChanges::new(&only_own, SessionId(1)).is_none());
@@ -205,7 +205,7 @@ fn a_waiting_session_is_woken_once_for_all_frames_until_it_polls() {
     let (outbox, wakes) = (outbox(3, 100), Arc::new(WakeCount::default()));
     let waker = Waker::from(wakes.clone());
     let woken = || wakes.0.swap(0, SeqCst);
-    let take = || outbox.take_frames(&waker, |_, _| true);
+    let take = || outbox.take_frames(Some(&waker), |_, _| true);
     assert_eq!((take(), woken()), (NextItem::Nothing, 0));
     for _ in 0..3 {
         outbox.deliver(&frame("x"), ONE, None);
@@ -223,7 +223,7 @@ fn a_wake_up_without_a_frame_is_told_apart() {
     let (outbox, wakes) = (outbox(3, 100), Arc::new(WakeCount::default()));
     let waker = Waker::from(wakes.clone());
     let woken = || wakes.0.swap(0, SeqCst);
-    let take = || outbox.take_frames(&waker, |_, _| true);
+    let take = || outbox.take_frames(Some(&waker), |_, _| true);
     outbox.wake_session();
     assert_eq!((take(), woken()), (NextItem::News, 0), "it was woken before it polled");
     assert_eq!(take(), NextItem::Nothing);

@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Wake, Waker},
 };
 
@@ -15,9 +18,9 @@ use tokio::{
 
 use super::*;
 use crate::session::{
-    gate::TURN_FRAMES_MAX,
+    gate::{Gate, TURN_FRAMES_MAX},
     testing::{Bench, DEADLINE, limits, masked},
-    worker::SessionLimits,
+    worker::{SessionLimits, Worker},
 };
 
 const LIMIT: usize = 1_000;
@@ -28,10 +31,10 @@ fn frames<T: AsyncRead + Unpin>(io: T, early: &[u8]) -> Frames<T> {
 
 fn frames_of<T: AsyncRead + Unpin>(worker: Rc<Worker>, io: T, early: &[u8]) -> Frames<T> {
     let gate = Rc::new(Gate::new(worker.work_queue.clone()));
-    let socket = Rc::new(FrameSocket::new(io, gate));
     let admission = worker.sessions.admit().expect("room for a session");
     let outbox = worker.outbox(&admission);
-    Frames::new(socket, worker, outbox, BytesMut::from(early))
+    let socket = FrameSocket::new(io, gate, worker, outbox);
+    Frames::new(Rc::new(socket), BytesMut::from(early))
 }
 
 /// All units that are decoded from these bytes, if this many arrive at a time.

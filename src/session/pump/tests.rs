@@ -1,14 +1,7 @@
 //! Pumps over pipes, and one that is polled by hand.
 
-use std::{
-    cell::RefCell,
-    io,
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
-    task::Wake,
-};
-
 use actix_http::ws::Message;
-use futures_util::{SinkExt, StreamExt, stream};
+use futures_util::{SinkExt, StreamExt};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -16,7 +9,6 @@ use tokio::{
 use tokio_tungstenite::tungstenite;
 
 use crate::{
-    broker::subscriber::SubscriptionId,
     metrics::{SAMPLE_INTERVAL, labels::SessionEnd},
     session::{
         CloseCode,
@@ -27,7 +19,6 @@ use crate::{
 };
 
 use super::*;
-use crate::session::gate::Gate;
 
 const PIPE_BYTES: usize = 1_024;
 
@@ -50,72 +41,6 @@ async fn get_stuck(mut deaf: Client) -> (Client, Vec<u8>) {
     let head = [0x81, u8::try_from(ECHO.len()).expect("a short frame")];
     assert_eq!(deaf.next_bytes(10).await, [b"\x81\x06joined", &head[..]].concat());
     (deaf, ECHO.into())
-}
-
-/// A socket that takes everything, and remembers each write.
-struct Memo(Rc<RefCell<Vec<Vec<u8>>>>);
-
-impl AsyncRead for Memo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Poll::Pending
-    }
-}
-
-impl AsyncWrite for Memo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.0.borrow_mut().push(bytes.into());
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl SocketTransport for Memo {
-    fn give_up(&self) {}
-
-    fn unread_bytes(&self) -> u64 {
-        0
-    }
-
-    fn write_at_once(&self, bytes: &[u8]) -> usize {
-        self.0.borrow_mut().push(bytes.to_vec());
-        bytes.len()
-    }
-}
-
-/// Goes up when woken.
-#[derive(Default)]
-struct Flag(AtomicBool);
-
-impl Flag {
-    /// Takes it down; `true` if it was up.
-    fn lower(&self) -> bool {
-        self.0.swap(false, SeqCst)
-    }
-}
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, SeqCst);
-    }
 }
 
 async fn ends(client: Client) {
@@ -384,56 +309,6 @@ async fn the_oldest_of_the_frames_that_are_written_together_is_measured() {
 }
 
 #[actix_web::test]
-async fn publications_under_way_are_let_go_first_but_only_once() {
-    let bench = Bench::new(limits());
-    let (mut witness, _pump) = bench.connect(PIPE_BYTES).websocket().await;
-    witness.send(tungstenite::Message::text("join")).await.expect("an open socket");
-    assert_eq!(text(&mut witness).await, "joined");
-    let places = bench.places();
-    let outbox = bench.worker.outbox(&places.0);
-    let written = Rc::new(RefCell::new(Vec::new()));
-    let gate = Rc::new(Gate::new(bench.worker.work_queue.clone()));
-    let socket = Rc::new(FrameSocket::new(Memo(written.clone()), gate));
-    let body = stream::pending::<Result<Bytes, ()>>();
-    let mut pump = Pump::new(socket, bench.worker.clone(), outbox.clone(), places, body);
-    let is_woken = Arc::new(Flag::default());
-    let waker = Waker::from(is_woken.clone());
-    let mut take_turn = || {
-        assert!(Pin::new(&mut pump).poll(&mut Context::from_waker(&waker)).is_pending());
-        written.take().concat()
-    };
-    let deliver = |text: &'static str| {
-        assert!(outbox.deliver(&Frame::Text(text.into()), SubscriptionId(0), None));
-        assert!(is_woken.lower(), "{text}");
-    };
-    assert_eq!(take_turn(), b"");
-    deliver("a");
-    assert_eq!(take_turn(), b"\x81\x01a", "nothing is under way");
-
-    // It is under way until another task of this thread has had a turn.
-    bench.publish("{}").await;
-    for _ in 0..2 {
-        deliver("b");
-        assert_eq!(take_turn(), b"", "it gives way");
-        assert!(is_woken.lower(), "and comes back");
-        assert!(outbox.deliver(&Frame::Text("c".into()), SubscriptionId(0), None));
-        assert_eq!(take_turn(), b"\x81\x01b\x81\x01c");
-        assert!(!is_woken.lower());
-    }
-
-    deliver("d");
-    for _ in 0..=limits().outbox_frames_max / 8 {
-        assert!(outbox.deliver(&Frame::Text("e".into()), SubscriptionId(0), None));
-    }
-    let waited = take_turn();
-    assert!(waited.starts_with(b"\x81\x01d\x81\x01e"), "too much waits: {waited:?}");
-
-    assert_eq!(text(&mut witness).await, "{}");
-    deliver("d");
-    assert_eq!(take_turn(), b"\x81\x01d", "nothing is under way any more");
-}
-
-#[actix_web::test]
 async fn publications_that_come_one_by_one_leave_together_while_sessions_write() {
     const SESSIONS: usize = 96;
     const EVENTS: usize = 24;
@@ -567,119 +442,4 @@ async fn beyond_what_all_may_hold_the_largest_unfinished_message_gives_way() {
     small.near.write_all(&rest).await.expect("room");
     let head = [0x81, 126, 0x4e, 0x20];
     assert_eq!(small.next_bytes(20_004).await, [&head[..], &[b'x'; 20_000]].concat());
-}
-
-/// A socket that takes this many bytes at a time, and is full in between.
-struct Sips {
-    bytes: usize,
-    is_full: bool,
-    taken: Rc<RefCell<Vec<u8>>>,
-}
-
-impl AsyncRead for Sips {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Poll::Pending
-    }
-}
-
-impl AsyncWrite for Sips {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.is_full = !self.is_full;
-        if self.is_full {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let all = parts.iter().flat_map(|part| part.iter().copied());
-        let taken: Vec<u8> = all.take(self.bytes).collect();
-        self.taken.borrow_mut().extend_from_slice(&taken);
-        Poll::Ready(Ok(taken.len()))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl SocketTransport for Sips {
-    fn give_up(&self) {}
-
-    fn unread_bytes(&self) -> u64 {
-        0
-    }
-
-    fn write_at_once(&self, bytes: &[u8]) -> usize {
-        let taken = &bytes[..self.bytes.min(bytes.len())];
-        self.taken.borrow_mut().extend_from_slice(taken);
-        taken.len()
-    }
-}
-
-#[actix_web::test]
-async fn a_frame_in_two_parts_is_written_like_a_whole_one_wherever_the_socket_stops() {
-    // A busy machine takes minutes for it, and this client never says anything.
-    let long = Duration::from_secs(3_600);
-    let bench = Bench::new(SessionLimits { idle_timeout: long, write_timeout: long, ..limits() });
-    for body_bytes in [0, 1, 123, 124, COPIED_BYTES_MAX, COPIED_BYTES_MAX + 1, 66_000] {
-        for sip in [1_usize, 3, 9, 4_000, 70_000] {
-            // A byte at a time is enough where the parts meet; beyond, it would take long.
-            if sip < 9 && body_bytes > 200 && body_bytes != COPIED_BYTES_MAX + 1 {
-                continue;
-            }
-            let body = Bytes::from(vec![b'x'; body_bytes]);
-            let whole = Frame::Text("before".into());
-            let split = |kind, head: &'static str| {
-                Frame::Split(Arc::new(Split { kind, head: head.into(), body: body.clone() }))
-            };
-            let frames =
-                [whole.clone(), split(FrameKind::Text, "ab"), split(FrameKind::Binary, "c"), whole];
-            let mut expected = BytesMut::new();
-            for frame in &frames {
-                assert_eq!(gather(&frame.clone().into_whole(), &mut expected), None);
-            }
-            let places = bench.places();
-            let outbox = bench.worker.outbox(&places.0);
-            let taken = Rc::new(RefCell::new(Vec::new()));
-            let gate = Rc::new(Gate::new(bench.worker.work_queue.clone()));
-            let sips = Sips { bytes: sip, is_full: false, taken: taken.clone() };
-            let socket = Rc::new(FrameSocket::new(sips, gate));
-            let pending = stream::pending::<Result<Bytes, ()>>();
-            let mut pump = Pump::new(socket, bench.worker.clone(), outbox.clone(), places, pending);
-            for frame in &frames {
-                outbox.deliver(frame, SubscriptionId(0), None);
-            }
-            let polls_max = 2 * expected.len() + 20;
-            let mut polls = 0;
-            while taken.borrow().len() < expected.len() && polls < polls_max {
-                polls += 1;
-                let is_over = Pin::new(&mut pump).poll(&mut Context::from_waker(Waker::noop()));
-                assert!(is_over.is_pending());
-            }
-            assert!(*taken.borrow() == expected[..], "{body_bytes} {sip}");
-            assert!(pump.unwritten.is_empty() && pump.unwritten_body.is_none());
-        }
-    }
 }

@@ -254,7 +254,7 @@ async fn the_thread_looks_at_its_sockets_after_every_round_however_many_rounds_a
             broker.join(&probe, place).await.expect("a place");
         }
         let noting = NotingLook { looks: looks.clone(), woken: Arc::clone(&woken) };
-        probe.outbox.take_frames(&Waker::from(Arc::new(noting)), |_, _| true);
+        probe.outbox.take_frames(Some(&Waker::from(Arc::new(noting))), |_, _| true);
         outboxes.push(probe.outbox);
     }
     let look = count_looks(looks.clone());
@@ -292,7 +292,7 @@ async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
     }
     let take = |outbox: &Outbox, woken: &Arc<Woken>| {
         let mut taken = 0;
-        outbox.take_frames(&Waker::from(woken.clone()), |_, _| {
+        outbox.take_frames(Some(&Waker::from(woken.clone())), |_, _| {
             taken += 1;
             true
         });
@@ -342,7 +342,7 @@ async fn publications_that_come_one_by_one_leave_together_while_sessions_write()
             let mut left = EVENTS;
             poll_fn(|cx| {
                 let before = left;
-                outbox.take_frames(cx.waker(), |_, _| {
+                outbox.take_frames(Some(cx.waker()), |_, _| {
                     left -= 1;
                     true
                 });

@@ -55,8 +55,33 @@ fn every_check_has_a_target_and_every_target_a_check() {
     }
 }
 
+#[test]
+fn the_lock_file_of_the_targets_has_all_dependencies() {
+    let read = |file: PathBuf| fs::read_to_string(file).expect("a file");
+    let (manifest, lock) = (read(root().join("Cargo.toml")), read(fuzz().join("Cargo.lock")));
+    let dependencies =
+        manifest.split("\n[").find_map(|table| table.strip_prefix("dependencies]\n"));
+    let names = dependencies.expect("dependencies").lines().filter_map(|line| {
+        let (name, _) = line.split_once(" = ")?;
+        name.starts_with(|first: char| first.is_ascii_lowercase()).then_some(name)
+    });
+    let packages = lock.split("[[package]]\n");
+    let herald = packages.into_iter().find(|package| package.starts_with("name = \"herald\"\n"));
+    let locked: Vec<_> =
+        herald.expect("herald").lines().map(|line| line.trim_matches([' ', '"', ','])).collect();
+    let missing: Vec<_> = names
+        .filter(|name| !locked.iter().any(|locked| locked.split(' ').next() == Some(name)))
+        .collect();
+    assert!(missing.is_empty(), "run `cargo metadata` in tests/fuzz; it lacks {missing:?}");
+    assert!(locked.len() > 40, "the dependencies were found");
+}
+
 fn fuzz() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz")
+    root().join("tests/fuzz")
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).into()
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

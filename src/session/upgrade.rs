@@ -104,7 +104,9 @@ impl UpgradeRefusal {
 
     /// The answer to a plain request on a path for upgrades.
     pub fn not_an_upgrade() -> Self {
-        Self::bad_handshake("'connection' header must contain 'upgrade'")
+        Self::bad_handshake(
+            "'connection' header must contain 'upgrade' and 'upgrade' header 'websocket', without a body",
+        )
     }
 
     /// The answer to a client that does not speak WebSocket.

@@ -68,7 +68,8 @@ impl EventName {
     /// The most bytes that an event may have.
     pub const BYTES_MAX: usize = 200;
 
-    /// The most bytes that `channel:event` may have.
+    /// The most bytes that `channel:event` may have. A publication whose names have more together is delivered to
+    /// its channel only, and not to joins of the whole scope.
     pub const PREFIXED_BYTES_MAX: usize = 255;
 
     /// Parses an event name.

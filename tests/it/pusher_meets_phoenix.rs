@@ -121,6 +121,48 @@ async fn an_event_without_a_name_in_the_other_protocol_is_not_heard_there() {
 }
 
 #[tokio::test]
+async fn an_event_that_is_too_long_together_with_its_channel_does_not_reach_joins_of_the_whole_scope()
+ {
+    let server = TestServer::start();
+    let (channel, fits, too_long) = ("c".repeat(155), "e".repeat(99), "e".repeat(100));
+    let mut whole = phoenix(&server, "private:test-app").await;
+    let mut joined = phoenix(&server, &format!("private:test-app:{channel}")).await;
+    let private = format!("private-{channel}");
+    let mut pusher = PusherSocket::connect(&server).await;
+    pusher.subscribe(&private).await;
+    let mut sender = PusherSocket::connect(&server).await;
+    sender.subscribe(&private).await;
+    let client_fits = format!("client-{}", "e".repeat(92));
+    let client_too_long = format!("{client_fits}e");
+    for name in [&too_long, &fits] {
+        trigger(&server, json!({ "name": name, "channels": [private], "data": "{}" })).await;
+        assert_eq!(sender.next().await["event"], **name);
+    }
+    for name in [&client_too_long, &client_fits] {
+        sender.say(json!({ "event": name, "channel": private, "data": {} })).await;
+    }
+    for name in [&too_long, &fits, &client_too_long, &client_fits] {
+        assert_eq!(pusher.next().await["event"], **name);
+        assert_eq!(joined.next().await[3], **name);
+    }
+    for name in [&fits, &client_fits] {
+        assert_eq!(whole.next().await[3], format!("{channel}:{name}"));
+    }
+    whole.assert_quiet().await;
+    // All of them are retained. A join of the whole scope is replayed those that it would have received live.
+    let mut late = Socket::connect(&server, V2).await;
+    let claims = json!({ "listen": ["private:*"], "exp": tokens::now_s() + 60 });
+    let token = tokens::token(&App::seeded(), &claims);
+    let reply =
+        late.try_join("private:test-app", json!({ "guardian_token": token, "history": 100 }));
+    assert_eq!(reply.await["response"]["recovery"]["replayed"], 2);
+    for name in [&fits, &client_fits] {
+        assert_eq!(late.next().await[3], format!("{channel}:{name}"));
+    }
+    late.assert_quiet().await;
+}
+
+#[tokio::test]
 async fn client_events_leave_out_a_sender_of_pusher_and_not_one_of_phoenix() {
     let server = TestServer::start();
     let topic = "presence:test-app:room";

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{
     super::{
         position::StreamPosition,
-        publication::{Destination, Sender},
+        publication::{Destination, EventName, Sender},
         retained::RetainedPayload,
         subscriber::{Delivery, Format, Frame},
     },
@@ -67,6 +67,10 @@ impl<'a> SpokenPublication<'a> {
             event
         } else {
             prefixed = format!("{}:{event}", channel.unwrap_or(Destination::GENERAL));
+            // Protocols that bound each name alone can publish both, but no client can name them together.
+            if prefixed.len() > EventName::PREFIXED_BYTES_MAX {
+                return None;
+            }
             &prefixed
         };
         match payload {

@@ -49,11 +49,17 @@ pub enum ChannelFault {
     #[error("a channel name must not be empty, nor end with its prefix")]
     Empty,
     /// The text has more bytes than a name may have.
-    #[error("a channel name must have at most {} bytes", Channel::BYTES_MAX)]
-    TooLong,
+    #[error("a channel name must have at most {bytes_max} bytes")]
+    TooLong {
+        /// The limit, in bytes.
+        bytes_max: usize,
+    },
     /// The text has a character that names must not have.
     #[error("a channel name must consist of A-Z, a-z, 0-9, _, -, =, @, \",\", . and ;")]
     BadCharacter,
+    /// The text names the channel of a user, but no user can have the id.
+    #[error("the id of a user must not have control characters")]
+    BadUserId,
     /// The text begins with `#` and does not name the channel of a user.
     #[error("a channel name must not begin with #")]
     Reserved,
@@ -63,7 +69,9 @@ impl From<NameError> for ChannelFault {
     fn from(error: NameError) -> Self {
         match error {
             NameError::Empty | NameError::Incomplete => Self::Empty,
-            NameError::TooLong(_) | NameError::WholeTooLong => Self::TooLong,
+            NameError::TooLong(_) | NameError::WholeTooLong => {
+                Self::TooLong { bytes_max: Channel::BYTES_MAX }
+            }
             NameError::BadCharacter => Self::BadCharacter,
             NameError::Reserved => Self::Reserved,
         }
@@ -86,16 +94,32 @@ impl Channel {
     /// The most bytes of a name.
     pub const BYTES_MAX: usize = 200;
 
+    /// Parses a name of at most `bytes_max` bytes. That bound does not apply to the channels of users, so that every
+    /// user that can sign in has a channel.
+    ///
+    /// # Errors
+    /// [`ChannelFault`].
+    pub fn parse_within(name: &str, bytes_max: usize) -> Result<Self, ChannelFault> {
+        if name.len() > bytes_max && !name.starts_with(USER) {
+            return Err(ChannelFault::TooLong { bytes_max });
+        }
+        Self::parse(name)
+    }
+
     /// Parses a name.
     ///
     /// # Errors
     /// [`ChannelFault`].
     pub fn parse(name: &str) -> Result<Self, ChannelFault> {
         if name.len() > Self::BYTES_MAX {
-            return Err(ChannelFault::TooLong);
+            return Err(ChannelFault::TooLong { bytes_max: Self::BYTES_MAX });
         }
         if let Some(id) = name.strip_prefix(USER).filter(|id| !id.is_empty()) {
-            let channel = ChannelName::parse(&format!("{BROKER_USER}{id}"))?;
+            let channel = ChannelName::parse(&format!("{BROKER_USER}{id}"));
+            let channel = channel.map_err(|error| match error.into() {
+                ChannelFault::BadCharacter => ChannelFault::BadUserId,
+                fault => fault,
+            })?;
             let (kind, scope, name) = (ChannelKind::User, Scope::user(), name.into());
             return Ok(Self { kind, is_cache: false, name, scope, channel });
         }
@@ -215,7 +239,7 @@ mod tests {
         let (longest, too_long) = ("x".repeat(200), "x".repeat(201));
         for (name, expected) in [
             (longest.as_str(), None),
-            (&too_long, Some(ChannelFault::TooLong)),
+            (&too_long, Some(ChannelFault::TooLong { bytes_max: 200 })),
             ("", Some(ChannelFault::Empty)),
             ("private-", Some(ChannelFault::Empty)),
             ("presence-", Some(ChannelFault::Empty)),
@@ -228,7 +252,7 @@ mod tests {
             ("#foo", Some(ChannelFault::Reserved)),
             ("#general", Some(ChannelFault::Reserved)),
             ("#server-to-user-", Some(ChannelFault::Reserved)),
-            ("#server-to-user-a\nb", Some(ChannelFault::BadCharacter)),
+            ("#server-to-user-a\nb", Some(ChannelFault::BadUserId)),
         ] {
             assert_eq!(parsed(name).err(), expected, "{name:?}");
         }

@@ -78,7 +78,7 @@ impl SubscriptionRefusal {
         Some(match self {
             Self::Subscribed => return None,
             Self::Auth(_) | Self::NotTheUser | Self::Anonymous => ("AuthError", 401),
-            Self::Channel(ChannelFault::TooLong) => ("LimitReached", 4009),
+            Self::Channel(ChannelFault::TooLong { .. }) => ("LimitReached", 4009),
             Self::Channel(_) => ("InvalidChannel", 400),
             Self::Member(MemberFault::TooLarge) => ("LimitReached", 4301),
             Self::Member(_) => ("InvalidMember", 400),

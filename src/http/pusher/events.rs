@@ -244,12 +244,7 @@ fn read_channels(
     let mut seen = BTreeSet::new();
     let names = names.iter().filter(|name| seen.insert(name.as_str()));
     let bytes_max = services.settings.pusher.channel_bytes_max;
-    names
-        .map(|name| match name.len() <= bytes_max {
-            true => Ok(Channel::parse(name)?),
-            false => Err(PusherError::bad(format!("a channel has more than {bytes_max} bytes"))),
-        })
-        .collect()
+    names.map(|name| Ok(Channel::parse_within(name, bytes_max)?)).collect()
 }
 
 /// The session to which the event is not sent. An id that no session has excludes no session.

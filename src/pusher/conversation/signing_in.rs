@@ -52,10 +52,13 @@ enum SignInRefusal {
     Auth(#[from] AuthFault),
     #[error("user_data must be a string that holds a JSON object")]
     NotAnObject,
-    #[error("the id in user_data must be a string of 1 to {} bytes", Visitor::KEY_BYTES_MAX)]
+    #[error(
+        "the id in user_data must be a string of 1 to {} bytes without control characters",
+        Visitor::KEY_BYTES_MAX
+    )]
     Id,
     #[error(
-        "the watchlist in user_data must be a list of strings of 1 to {} bytes",
+        "the watchlist in user_data must be a list of strings of 1 to {} bytes without control characters",
         Visitor::KEY_BYTES_MAX
     )]
     Watchlist,
@@ -132,10 +135,11 @@ impl PusherConversation {
     }
 }
 
-/// Returns whether a text can be the id of a user. The name of a property that every JavaScript object has can be
+/// Returns whether a text can be the id of a user: each user has a [channel](super::super::channel::ChannelKind::User),
+/// and the names of channels have no control characters. The name of a property that every JavaScript object has can be
 /// one, although it cannot be the key of a member of a presence channel: no client of Phoenix is told the ids of users.
 fn is_user_id(id: &str) -> bool {
-    (1..=Visitor::KEY_BYTES_MAX).contains(&id.len())
+    (1..=Visitor::KEY_BYTES_MAX).contains(&id.len()) && !id.chars().any(char::is_control)
 }
 
 impl Watchlist {

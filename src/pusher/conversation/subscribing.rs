@@ -18,7 +18,7 @@ use crate::{
 use super::{
     super::{
         auth::{self, AuthFault},
-        channel::{Channel, ChannelFault, ChannelKind},
+        channel::{Channel, ChannelKind},
         cursor,
         format::{self, SpokenMessages},
         frame, member,
@@ -88,10 +88,7 @@ impl PusherConversation {
 
     /// Judges a subscription.
     fn admit(&self, ask: &Subscribe, now_s: f64) -> Result<Subscribed, SubscriptionRefusal> {
-        let channel = Channel::parse(&ask.channel)?;
-        if ask.channel.len() > self.rules.channel_bytes_max {
-            return Err(ChannelFault::TooLong.into());
-        }
+        let channel = Channel::parse_within(&ask.channel, self.rules.channel_bytes_max)?;
         if self.subscriptions.get(&ask.channel).is_some() {
             return Err(SubscriptionRefusal::Subscribed);
         }

@@ -2,6 +2,8 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use serde_json::{Value, json};
+
 use super::*;
 use crate::{
     admission::{Judge, Rules},
@@ -71,7 +73,7 @@ impl Talk {
             activity_timeout: Duration::from_secs(120),
             pong_timeout: Duration::from_secs(30),
             authorization_timeout: Duration::from_secs(20),
-            channel_bytes_max: 200,
+            channel_bytes_max: 100,
         });
         let guest = Guest {
             app,
@@ -97,14 +99,30 @@ impl Talk {
         effects.iter().map(shown).collect()
     }
 
-    /// Subscribes with a signature; the broker takes the subscription.
-    fn subscribe(&mut self, channel: &str) -> Vec<String> {
+    /// The message with which the client subscribes with a signature.
+    fn signed(&self, channel: &str) -> String {
         let id = self.conversation.socket_id();
         let auth = format!("{KEY}:{}", sign(&SECRET.into(), &[&id, ":", channel]));
-        let text = format!(
-            r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}","auth":"{auth}"}}}}"#
+        json!({ "event": "pusher:subscribe", "data": { "channel": channel, "auth": auth } })
+            .to_string()
+    }
+
+    /// Signs in as the user that the application has signed.
+    fn sign_in(&mut self, user_data: &Value) -> Vec<String> {
+        let (id, user_data) = (self.conversation.socket_id(), user_data.to_string());
+        let auth = format!("{KEY}:{}", sign(&SECRET.into(), &[&id, "::user::", &user_data]));
+        let data = json!({ "auth": auth, "user_data": user_data });
+        let effects = self.conversation.received(
+            Received::Text(json!({ "event": "pusher:signin", "data": data }).to_string().into()),
+            NOW_S,
         );
-        let mut effects = self.say(&text);
+        let sent = effects.iter().filter(|effect| matches!(effect, Effect::Send(_)));
+        sent.map(shown).collect()
+    }
+
+    /// Subscribes with a signature; the broker takes the subscription.
+    fn subscribe(&mut self, channel: &str) -> Vec<String> {
+        let mut effects = self.say(&self.signed(channel));
         let granted = self.conversation.subscribed(Ok(Joined::default()), NOW_S);
         effects.extend(granted.iter().map(shown));
         effects
@@ -232,6 +250,55 @@ fn p083_p087_a_client_event_leaves_out_its_sender() {
     talk.subscribe("private-a");
     let event = r#"{"event":"client-e","channel":"private-a","data":1,"user_id":"forged"}"#;
     assert_eq!(talk.say(event), ["publish private/a client-e but Some(7)"]);
+#[test]
+fn the_refusal_of_a_long_channel_has_the_number_of_bytes_that_the_setting_allows() {
+    let mut talk = Talk::begun();
+    assert_eq!(talk.subscribe(&"c".repeat(100)).len(), 2);
+    for bytes in [101, 200, 201] {
+        let channel = "c".repeat(bytes);
+        let of_channel = format!(
+            r#"{{"event":"pusher:subscription_error","channel":"{channel}","data":{{"type":"LimitReached","error":"a channel name must have at most 100 bytes","status":4009}}}}"#
+        );
+        assert_eq!(talk.subscribe(&channel)[0], of_channel);
+    }
+}
+
+#[test]
+fn every_user_that_signs_in_can_subscribe_to_its_own_channel() {
+    for (id, is_valid) in [
+        ("u".repeat(128), true),
+        ("u".repeat(129), false),
+        ("#a b:\u{e9}\"".to_owned(), true),
+        ("constructor".to_owned(), true),
+        ("a\nb".to_owned(), false),
+        ("a\u{7f}".to_owned(), false),
+        ("\u{80}".to_owned(), false),
+        (String::new(), false),
+    ] {
+        let mut talk = Talk::begun();
+        let answer = talk.sign_in(&json!({ "id": id }));
+        let is_signed_in = answer[0].contains("pusher:signin_success");
+        assert_eq!((answer.len(), is_signed_in), (1, is_valid), "{id:?} {answer:?}");
+        let watched = talk.sign_in(&json!({ "id": "u", "watchlist": [id] }));
+        let is_watched = watched[0].contains("pusher:signin_success");
+        assert_eq!(is_watched, is_valid && id == "u", "{id:?} {watched:?}");
+        let subscribed = talk.subscribe(&format!("#server-to-user-{id}"));
+        assert_eq!(subscribed[0].starts_with("subscribe #user/"), is_valid, "{subscribed:?}");
+        if !is_valid {
+            assert!(
+                answer[0].contains("of 1 to 128 bytes without control characters"),
+                "{answer:?}"
+            );
+        }
+    }
+    let mut talk = Talk::begun();
+    let refused = talk.subscribe("#server-to-user-a\nb");
+    assert!(
+        refused[0].contains("the id of a user must not have control characters"),
+        "{refused:?}"
+    );
+}
+
     let failed = talk.conversation.answered(Err(PublishError::Busy), NOW_S);
     assert!(shown(&failed[0]).contains("cannot take the event now"));
 }

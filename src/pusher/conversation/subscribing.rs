@@ -40,6 +40,8 @@ impl PusherConversation {
         match admitted {
             Ok(subscribed) => {
                 let is_signed = subscribed.channel.kind.is_signed();
+                // The signature counts from now on, because the broker's answer may come after the time limit.
+                self.is_authorized |= is_signed;
                 let since = match &ask.channel_data {
                     TextField::Text(data) if is_signed => cursor::read(data),
                     _ => None,
@@ -180,7 +182,6 @@ impl PusherConversation {
         let replayed = recovery.as_ref().map_or(0, |recovery| recovery.replayed);
         let usage = || metrics.usage.of(self.guest.app.0);
         self.guest.place_in_app.connect(usage).joined(replayed as u64);
-        self.is_authorized |= subscribed.channel.kind.is_signed();
         let name = subscribed.channel.name();
         let data = match (&subscribed.persona, members) {
             (Some(persona), Some(members)) => member::roster(&members, persona),

@@ -154,6 +154,12 @@ fn p001_p124_it_speaks_first_and_asks_to_be_reminded_where_signatures_are_wanted
     assert_eq!(talk.remind_after(20.0), ["close 4009"]);
     talk.subscribe("private-a");
     assert!(talk.remind_after(20.0).is_empty());
+    let mut talk = Talk::new(AppSettings { authorized_only: true, ..AppSettings::default() });
+    talk.conversation.begun(SessionId(7), NOW_S);
+    talk.say(&talk.signed("private-a"));
+    assert!(talk.remind_after(20.0).is_empty(), "the client waits for the broker's answer");
+    let refused = talk.conversation.subscribed(Err(SubscribeError::Unavailable), NOW_S);
+    assert!(refused.iter().all(|effect| !matches!(effect, Effect::Close(_))), "{refused:?}");
 }
 
 #[test]
@@ -245,12 +251,6 @@ fn p040_p041_p055_p076_channel_data_that_is_no_text_is_ignored_on_public_channel
 }
 
 #[test]
-fn p083_p087_a_client_event_leaves_out_its_sender() {
-    let mut talk = Talk::begun();
-    talk.subscribe("private-a");
-    let event = r#"{"event":"client-e","channel":"private-a","data":1,"user_id":"forged"}"#;
-    assert_eq!(talk.say(event), ["publish private/a client-e but Some(7)"]);
-#[test]
 fn the_refusal_of_a_long_channel_has_the_number_of_bytes_that_the_setting_allows() {
     let mut talk = Talk::begun();
     assert_eq!(talk.subscribe(&"c".repeat(100)).len(), 2);
@@ -299,6 +299,12 @@ fn every_user_that_signs_in_can_subscribe_to_its_own_channel() {
     );
 }
 
+#[test]
+fn p083_p087_a_client_event_leaves_out_its_sender() {
+    let mut talk = Talk::begun();
+    talk.subscribe("private-a");
+    let event = r#"{"event":"client-e","channel":"private-a","data":1,"user_id":"forged"}"#;
+    assert_eq!(talk.say(event), ["publish private/a client-e but Some(7)"]);
     let failed = talk.conversation.answered(Err(PublishError::Busy), NOW_S);
     assert!(shown(&failed[0]).contains("cannot take the event now"));
 }

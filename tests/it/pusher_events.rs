@@ -74,6 +74,25 @@ async fn p144_an_event_goes_to_one_hundred_channels_at_most() {
 }
 
 #[tokio::test]
+async fn half_of_a_surrogate_pair_is_told_apart_from_a_value_that_is_not_a_string() {
+    let server = TestServer::start();
+    let half = r#""\ud83d""#;
+    for (name, data, more, text) in [
+        (half, r#""x""#, "", "name is not valid text"),
+        (r#""e""#, half, "", "data is not valid text"),
+        (r#""e""#, "7", "", "data must be a string"),
+        (r#""e""#, "null", "", "data must be a string"),
+        (r#""e""#, r#""x""#, r#","info":"\ud83d""#, "info is not valid text"),
+        (r#""e""#, r#""x""#, r#","info":7"#, "info must be a string"),
+        (r#""e""#, r#""x""#, r#","socket_id":7"#, "socket_id must be two numbers with a dot"),
+    ] {
+        let body = format!(r#"{{"name":{name},"channel":"a","data":{data}{more}}}"#);
+        let answer = call(&server, "POST", "/events").body(body.as_str()).outcome().await;
+        assert_eq!(answer, (400, format!("{text}\n")), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn p145_p146_p156_p149_an_event_that_is_not_valid_is_not_published() {
     let server = TestServer::start();
     let mut public = listener(&server, "public").await;

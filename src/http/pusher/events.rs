@@ -3,7 +3,7 @@
 //! A request with any fault publishes nothing. The numbers that a caller requests with `info` are counted
 //! before anything is published, so that a caller that is told to retry has published nothing.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use actix_web::{HttpRequest, HttpResponse, http::header::ContentType, web};
 use bytes::Bytes;
@@ -203,8 +203,14 @@ fn read_name(raw: Option<&RawValue>) -> Result<EventName, PusherError> {
     EventName::parse_any(&name).map_err(|error| fault(&error.to_string()))
 }
 
+/// A field that must be a string, and may be an empty one.
+fn string<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<Cow<'a, str>, PusherError> {
+    let raw = present(raw).ok_or_else(|| PusherError::field(name, "must be a string"))?;
+    text(Some(raw)).map_err(|fault| PusherError::field(name, &fault))
+}
+
 fn read_data(raw: Option<&RawValue>, services: &Services) -> Result<JsonText, PusherError> {
-    let data = text(raw).map_err(|_| PusherError::field("data", "must be a string"))?;
+    let data = string("data", raw)?;
     let bytes_max = services.settings.pusher.event_bytes_max;
     if data.len() > bytes_max {
         services.metrics.hit(Limit::EventBytes);
@@ -265,6 +271,6 @@ fn read_socket_id(
 /// have, are left out of the answer.
 fn read_info(raw: Option<&RawValue>) -> Result<Option<Attributes>, PusherError> {
     let Some(raw) = present(raw) else { return Ok(None) };
-    let list = text(Some(raw)).map_err(|_| PusherError::field("info", "must be a string"))?;
+    let list = string("info", Some(raw))?;
     Ok(Some(Attributes::parse(&list)))
 }

@@ -10,7 +10,7 @@ mod pairs;
 mod registry;
 mod trail;
 
-use std::{env, fmt::Debug, future::Future, sync::Arc, time::Duration};
+use std::{env, fmt::Debug, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, Addr, Context, Handler, Message};
 use futures_util::future::join_all;

@@ -242,6 +242,9 @@ impl AppStore {
     /// [`StoreError::Unavailable`]; then some of the times may have been written.
     pub async fn write_uses(&self, uses: &[PairUse]) -> Result<(), StoreError> {
         for uses in uses.chunks(USES_PER_TRANSACTION) {
+        // Servers lock the rows in the same order, because otherwise two of them could wait for each other.
+        let mut uses: Vec<_> = uses.iter().collect();
+        uses.sort_unstable_by_key(|pair_use| pair_use.app);
             self.write(async |transaction: &DatabaseTransaction| {
                 for pair_use in uses {
                     for update in updates_of(pair_use) {

@@ -9,6 +9,7 @@ on_both_databases! {
     a_previous_pair_that_is_incomplete_is_none
     a_pair_that_has_ended_is_removed_and_leaves_its_key
     of_two_last_uses_the_later_one_is_kept
+    servers_that_write_last_uses_do_not_deadlock
     the_registry_ends_a_pair_in_time_even_during_an_outage
     the_registry_writes_last_uses_and_announces_none
 }
@@ -199,6 +200,31 @@ async fn of_two_last_uses_the_later_one_is_kept(database: &TestDatabase) {
     change::update(&store, &ChangedBy::CLI, &first.slug, given).await.expect("a change");
     let (current, previous, _) = look().await;
     assert_eq!((current, previous), (None, Some(at(8))), "a new secret makes a new pair");
+}
+
+async fn servers_that_write_last_uses_do_not_deadlock(database: &TestDatabase) {
+    let store = database.migrated().await;
+    let first = store.insert(&ChangedBy::CLI, &named("foo-app")).await.expect("an app");
+    let second = store.insert(&ChangedBy::CLI, &named("bar-app")).await.expect("an app");
+    // Another server writes its uses of the first app, and then those of the second one.
+    let other = database.connection().await;
+    let transaction = other.begin().await.expect("a transaction");
+    let touch = async |app: &App| {
+        let touch = format!("UPDATE apps SET updated_at = updated_at WHERE id = {}", app.id.0);
+        before_the_deadline("the lock", transaction.execute_unprepared(&touch)).await
+    };
+    touch(&first).await.expect("a lock");
+    let at = "2026-11-28T10:00:00Z".parse().expect("a time");
+    let uses = [use_of(&second, at), use_of(&first, at)];
+    let mut write = pin!(store.write_uses(&uses));
+    // The server waits for the other one.
+    assert!(timeout(Duration::from_millis(300), &mut write).await.is_err());
+    touch(&second).await.expect("a lock");
+    transaction.commit().await.expect("a commit");
+    write.await.expect("the uses are written");
+    other.close().await.expect("an orderly end");
+    let apps = store.list().await.expect("a list").apps;
+    assert!(apps.iter().all(|app| app.last_use.at() == Some(at)), "{apps:?}");
 }
 
 async fn the_registry_ends_a_pair_in_time_even_during_an_outage(database: &TestDatabase) {

@@ -160,10 +160,11 @@ impl AppStore {
             if values.key != current.key {
                 claim_key(transaction, &values.key).await?;
             }
-            let (app, slug) = (current.id.0, &values.slug);
-            let made = Made { by, at: now, action: Action::Update, app, slug };
+            let app = written(row)?;
+            // Another process may have renamed the app since it was read, so the entry has the slug of the row.
+            let made = Made { by, at: now, action: Action::Update, app: app.id.0, slug: &app.slug };
             made.note(transaction, &values.differences(current)).await?;
-            written(row).map(Some)
+            Ok(Some(app))
         };
         self.write(update).await
     }
@@ -241,10 +242,10 @@ impl AppStore {
     /// # Errors
     /// [`StoreError::Unavailable`]; then some of the times may have been written.
     pub async fn write_uses(&self, uses: &[PairUse]) -> Result<(), StoreError> {
-        for uses in uses.chunks(USES_PER_TRANSACTION) {
         // Servers lock the rows in the same order, because otherwise two of them could wait for each other.
         let mut uses: Vec<_> = uses.iter().collect();
         uses.sort_unstable_by_key(|pair_use| pair_use.app);
+        for uses in uses.chunks(USES_PER_TRANSACTION) {
             self.write(async |transaction: &DatabaseTransaction| {
                 for pair_use in uses {
                     for update in updates_of(pair_use) {
@@ -265,8 +266,12 @@ impl AppStore {
     /// [`StoreError::Unavailable`].
     pub async fn delete(&self, by: &ChangedBy, slug: &Slug) -> Result<Option<AppId>, StoreError> {
         let Some(id) = self.id_by_slug(slug).await? else { return Ok(None) };
+        // Another process may have renamed the app since.
+        let row = Table::delete_many()
+            .filter(apps::Column::Id.eq(id.0))
+            .filter(apps::Column::Slug.eq(slug.as_str()));
         let delete = async |transaction: &DatabaseTransaction| {
-            let deleted = Table::delete_by_id(id.0).exec(transaction).await?;
+            let deleted = row.exec(transaction).await?;
             if deleted.rows_affected == 0 {
                 return Ok(None);
             }

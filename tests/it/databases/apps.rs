@@ -5,6 +5,7 @@ use super::*;
 on_both_databases! {
     an_app_is_read_back_as_it_was_stored
     ids_are_never_used_again
+    an_app_that_is_renamed_just_before_its_deletion_stays
     the_database_itself_keeps_names_slugs_and_keys_apart
     a_change_leaves_columns_alone_that_it_does_not_name
     a_change_of_a_row_that_is_no_longer_valid_is_not_written
@@ -12,6 +13,23 @@ on_both_databases! {
     a_number_is_set_and_left_to_the_server_again
     a_row_that_is_no_app_is_not_served
     the_seeded_app_may_be_renamed_or_get_another_key
+}
+
+async fn an_app_that_is_renamed_just_before_its_deletion_stays(database: &TestDatabase) {
+    let store = database.migrated().await;
+    let app = store.insert(&ChangedBy::CLI, &named("foo-app")).await.expect("an app");
+    let other = database.connection().await;
+    let rename = other.begin().await.expect("a transaction");
+    let renamed = "UPDATE apps SET name = 'bar-app', slug = 'bar-app'";
+    rename.execute_unprepared(renamed).await.expect("a change");
+    let mut deletion = pin!(store.delete(&ChangedBy::CLI, &app.slug));
+    // The deletion waits for the lock that the rename holds.
+    assert!(timeout(Duration::from_millis(300), &mut deletion).await.is_err());
+    rename.commit().await.expect("a commit");
+    assert_eq!(deletion.await, Ok(None));
+    other.close().await.expect("an orderly end");
+    assert!(store.find(&slug("bar-app")).await.expect("a look").is_some());
+    assert_eq!(trail(&store).await.len(), 1, "the creation");
 }
 
 async fn an_app_is_read_back_as_it_was_stored(database: &TestDatabase) {

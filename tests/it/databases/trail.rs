@@ -4,6 +4,7 @@ use super::*;
 
 on_both_databases! {
     every_change_leaves_an_entry_that_outlives_the_app
+    a_change_of_an_app_that_was_renamed_meanwhile_is_noted_under_its_new_slug
     a_page_of_the_audit_trail_ends_before_an_entry
     old_entries_are_removed_and_others_stay
     an_entry_that_cannot_be_written_undoes_the_change
@@ -58,6 +59,20 @@ async fn every_change_leaves_an_entry_that_outlives_the_app(database: &TestDatab
     assert_eq!(of(Of::App(created.id)).await, 6, "under all its slugs");
     assert_eq!(of(Of::Slug(slug("foo-app"))).await, 4);
     assert_eq!(of(Of::App(AppId(created.id.0 + 9))).await, 0);
+}
+
+async fn a_change_of_an_app_that_was_renamed_meanwhile_is_noted_under_its_new_slug(
+    database: &TestDatabase,
+) {
+    let store = database.migrated().await;
+    let read = store.insert(&ChangedBy::CLI, &named("foo-app")).await.expect("an app");
+    let renamed = fields(json!({ "name": "bar-app" }));
+    change::update(&store, &ChangedBy::CLI, &read.slug, renamed).await.expect("a change");
+    let values = AppValues { key: "chosen".into(), ..AppValues::from(&read) };
+    let late = store.update(&ChangedBy::CLI, &read, &values).await.expect("an answer");
+    assert_eq!(late.expect("an app").slug.as_str(), "bar-app");
+    let apps: Vec<_> = trail(&store).await.into_iter().map(|entry| entry.3).collect();
+    assert_eq!(apps, ["foo-app", "bar-app", "bar-app"]);
 }
 
 async fn a_page_of_the_audit_trail_ends_before_an_entry(database: &TestDatabase) {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,6 +15,9 @@ use chrono::{DateTime, Utc};
 use herald::{
     app::{
         AppId,
+        audit::ChangedBy,
+        change,
+        fields::AppFields,
         store::{
             AppStore, MissingFile,
             usage::{Hour, UsageBatch, UsageRow},
@@ -31,8 +35,13 @@ use herald::{
     },
 };
 use sea_orm::{ConnectionTrait, Database, TransactionTrait};
+use serde_json::json;
+use tokio::time::timeout;
 
-use crate::databases::{TestDatabase, on_both_databases};
+use crate::{
+    databases::{TestDatabase, on_both_databases, sql},
+    support::DEADLINE,
+};
 
 on_both_databases! {
     a_batch_counts_once_however_often_it_is_given
@@ -42,6 +51,7 @@ on_both_databases! {
     a_deleted_app_keeps_its_usage_and_another_with_its_slug_starts_at_zero
     usage_that_is_not_written_yet_is_in_every_answer
     several_servers_are_added_up
+    a_server_that_notes_new_slugs_does_not_deadlock_with_another
     the_peaks_of_nodes_are_added_up_and_those_of_one_seat_are_not
     a_thousand_apps_are_counted_each_for_itself
     old_usage_is_deleted
@@ -61,7 +71,11 @@ struct Server {
 
 impl Server {
     fn start(store: &AppStore) -> Self {
-        let now_ms = Arc::new(AtomicU64::new(ELEVEN_MS));
+        Self::start_at(store, ELEVEN_MS)
+    }
+
+    fn start_at(store: &AppStore, now_ms: u64) -> Self {
+        let now_ms = Arc::new(AtomicU64::new(now_ms));
         let shown = now_ms.clone();
         let metrics = Metrics::with_clock(0, Clock::new(move || shown.load(Relaxed)));
         let ledger = UsageLedger::new(store.clone(), metrics.clone());
@@ -351,6 +365,40 @@ async fn several_servers_are_added_up(database: &TestDatabase) {
     tokio::join!(write(&servers[0]), write(&servers[1]), write(&servers[2]));
     let shown: Vec<_> = servers[0].publications().await.into_iter().map(|(_, _, n)| n).collect();
     assert_eq!(shown, [33, 3, 3, 3, 3, 3, 3, 3, 3, 3]);
+}
+
+async fn a_server_that_notes_new_slugs_does_not_deadlock_with_another(database: &TestDatabase) {
+    let store = migrated(database).await;
+    for name in ["foo-app", "bar-app"] {
+        let given = json!({ "name": name });
+        let fields = AppFields::read(given.as_object().expect("an object"));
+        change::create(&store, &ChangedBy::CLI, fields).await.expect("an app");
+    }
+    let server = Server::start(&store);
+    server.metrics.usage.keep([(1, "foo-app"), (2, "bar-app")].into_iter());
+    server.publish(1, 1);
+    server.publish(2, 1);
+    server.ledger.write().await.expect("a database");
+    sql(database.url(), "UPDATE apps SET slug = 'new-' || slug").await;
+    // Another server writes usage of the first app, and then of the second one.
+    let other = Database::connect(database.url()).await.expect("a connection");
+    let transaction = other.begin().await.expect("a transaction");
+    let touch = async |app: i32| {
+        let touch = format!("UPDATE app_usage_slugs SET slug = slug WHERE app_id = {app}");
+        timeout(DEADLINE, transaction.execute_unprepared(&touch)).await.expect("no deadlock")
+    };
+    touch(1).await.expect("a lock");
+    server.publish(2, 1);
+    let mut write = pin!(server.ledger.write());
+    // The server waits for the other one.
+    assert!(timeout(Duration::from_millis(300), &mut write).await.is_err());
+    touch(2).await.expect("a lock");
+    transaction.commit().await.expect("a commit");
+    write.await.expect("the usage is written");
+    other.close().await.expect("an orderly end");
+    let kept = store.usage_slugs().await.expect("the slugs").kept;
+    let expected = [(1, "new-foo-app"), (2, "new-bar-app")];
+    assert_eq!(kept, expected.map(|(app, slug)| (AppId(app), slug.to_owned())).into());
 }
 
 async fn the_peaks_of_nodes_are_added_up_and_those_of_one_seat_are_not(database: &TestDatabase) {

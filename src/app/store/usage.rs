@@ -11,8 +11,8 @@ use herald_entity::{
     prelude::{AppUsage, AppUsageSlugs, AppUsageWriters, Apps as Table},
 };
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult,
-    QueryFilter, QuerySelect, Set, Statement,
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QuerySelect, Set, Statement,
     sea_query::{Alias, Expr, ExprTrait, OnConflict, SimpleExpr},
 };
 
@@ -192,6 +192,38 @@ impl AppStore {
         let backend = self.db.get_database_backend();
         let rows = Sum::find_by_statement(Statement::from_string(backend, sql)).all(&self.db);
         Ok(self.query(rows).await?.iter().map(UsageRow::from).collect())
+        .await?;
+        self.note_new_slugs().await
+    }
+
+    /// Notes the new slugs of apps with usage that were renamed. This is a transaction of its own, and changes the
+    /// rows in order of the apps, as batches do: otherwise two servers could wait for each other's rows.
+    async fn note_new_slugs(&self) -> Result<(), StoreError> {
+        use app_usage_slugs::Column::{AppId, Slug};
+        let renamed = "EXISTS (SELECT 1 FROM apps WHERE apps.id = app_usage_slugs.app_id \
+                       AND apps.slug <> app_usage_slugs.slug)";
+        let renamed = AppUsageSlugs::find()
+            .select_only()
+            .column(AppId)
+            .filter(Expr::cust(renamed))
+            .order_by_asc(AppId)
+            .into_tuple::<i32>()
+            .all(&self.db);
+        let renamed = self.query(renamed).await?;
+        if renamed.is_empty() {
+            return Ok(());
+        }
+        self.write(async |transaction| {
+            for app in renamed {
+                // The app may have been deleted or renamed again since.
+                let slug = "COALESCE((SELECT apps.slug FROM apps WHERE apps.id = app_usage_slugs.app_id), slug)";
+                let update = AppUsageSlugs::update_many()
+                    .col_expr(Slug, Expr::cust(slug))
+                    .filter(AppId.eq(app));
+                update.exec(transaction).await?;
+            }
+            Ok(())
+        })
     }
 
     /// The slugs of the apps.
@@ -286,7 +318,7 @@ async fn add_rows(transaction: &DatabaseTransaction, batch: &UsageBatch) -> Resu
     Ok(())
 }
 
-/// Notes the slugs of a batch, and the new slugs of other apps with usage that were renamed.
+/// Notes the slugs of a batch.
 async fn note_slugs(
     transaction: &DatabaseTransaction,
     slugs: &[(AppId, String)],
@@ -300,11 +332,7 @@ async fn note_slugs(
         let insert = AppUsageSlugs::insert_many(rows).on_conflict(update.clone());
         insert.exec_without_returning(transaction).await?;
     }
-    let renamed = "UPDATE app_usage_slugs SET slug = \
-                   (SELECT slug FROM apps WHERE apps.id = app_usage_slugs.app_id) \
-                   WHERE EXISTS (SELECT 1 FROM apps WHERE apps.id = app_usage_slugs.app_id \
-                   AND apps.slug <> app_usage_slugs.slug)";
-    transaction.execute_unprepared(renamed).await.map(drop)
+    Ok(())
 }
 
 /// The query in SQL: first the nodes are added up for each hour, then the hours for each period.

@@ -1,7 +1,7 @@
 //! The ledger: the counts by the hour that the database does not have yet.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, btree_map},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use crate::{
         AppId,
         store::{
             AppStore, StoreError,
-            usage::{Hour, UsageBatch, UsageQuery, UsageRow, UsageSlugs},
+            usage::{Hour, HourPeaks, NodePeaks, UsageBatch, UsageQuery, UsageRow, UsageSlugs},
         },
     },
     metrics::{
@@ -227,7 +227,8 @@ impl UsageLedger {
         let query = UsageQuery { apps, from, to, periods, rows_max };
         let written = self.store.usage(&query).await?;
         self.close();
-        let rows = self.book.lock().added_to(written, &query);
+        let peaks = self.peaks(&query).await?;
+        let rows = self.book.lock().added_to(written, &query, &peaks);
         if rows.len() > REPORT_ROWS_MAX {
             return Err(ReportError::TooManyRows);
         }
@@ -248,6 +249,18 @@ impl Whose {
     fn among(&self, slugs: &HashMap<AppId, String>) -> Result<Option<Vec<AppId>>, ReportError> {
         match self {
             Self::All => Ok(None),
+impl UsageLedger {
+    /// The peaks that the database has of the hours with counts that it does not have. A server without a seat has no
+    /// need of them, because its rows are those of all servers without one.
+    async fn peaks(&self, query: &UsageQuery) -> Result<HourPeaks, StoreError> {
+        let hours = self.book.lock().open_hours(query);
+        match hours.filter(|_| self.seat.number() != 0) {
+            Some(hours) => self.store.usage_peaks(&self.seat.name(), hours).await,
+            None => Ok(HourPeaks::new()),
+        }
+    }
+}
+
             Self::App(app) => Ok(Some(vec![*app])),
             Self::Slug(slug) => {
                 let meant = slugs.iter().filter(|(_, known)| *known == slug);
@@ -316,14 +329,35 @@ impl UsageBook {
 
     /// The rows of the database, with the counts added that it does not have yet, ordered by hour and
     /// app.
-    fn added_to(&self, written: Vec<UsageRow>, query: &UsageQuery) -> Vec<UsageRow> {
+    fn added_to(
+        &self,
+        written: Vec<UsageRow>,
+        query: &UsageQuery,
+        peaks: &HourPeaks,
+    ) -> Vec<UsageRow> {
         let key = |hour, app| (query.periods.start_of(hour), app);
         let mut rows: BTreeMap<_, _> =
+    /// The counts of the hours of a query that were not sent to the database.
+    fn open_in(&self, query: &UsageQuery) -> btree_map::Range<'_, (Hour, AppId), Figures> {
+        let first_of = |hour| (hour, AppId(i32::MIN));
+        self.open.range(first_of(query.from)..first_of(query.to))
+    }
+
+    /// The first of these hours, and the one after the last; `None` if there are no such counts.
+    fn open_hours(&self, query: &UsageQuery) -> Option<(Hour, Hour)> {
+        let mut open = self.open_in(query).map(|((hour, _), _)| *hour);
+        let first = open.next()?;
+        Some((first, open.next_back().unwrap_or(first).next()))
+    }
+
             written.into_iter().map(|row| ((row.hour, row.app), row.figures)).collect();
         let is_meant = |app| query.apps.as_ref().is_none_or(|apps| apps.contains(app));
-        let hours = (query.from, AppId(i32::MIN))..(query.to, AppId(i32::MIN));
-        for ((hour, app), figures) in self.open.range(hours).filter(|((_, app), _)| is_meant(app)) {
-            rows.entry(key(*hour, *app)).or_default().add(figures);
+        for ((hour, app), figures) in self.open_in(query).filter(|((_, app), _)| is_meant(app)) {
+            let mut figures = *figures;
+            let NodePeaks { own, others } = peaks.get(&(*hour, *app)).copied().unwrap_or_default();
+            // The peak of an hour is the sum of the peaks of all nodes.
+            figures.connections_peak = others + own.max(figures.connections_peak);
+            rows.entry(key(*hour, *app)).or_default().add(&figures);
         }
         let rows = rows.into_iter();
         rows.map(|((hour, app), figures)| UsageRow { app, hour, figures }).collect()

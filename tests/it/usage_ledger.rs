@@ -52,6 +52,7 @@ on_both_databases! {
     usage_that_is_not_written_yet_is_in_every_answer
     several_servers_are_added_up
     a_server_that_notes_new_slugs_does_not_deadlock_with_another
+    the_peak_of_an_hour_includes_what_is_not_written_yet
     the_peaks_of_nodes_are_added_up_and_those_of_one_seat_are_not
     a_thousand_apps_are_counted_each_for_itself
     old_usage_is_deleted
@@ -399,6 +400,30 @@ async fn a_server_that_notes_new_slugs_does_not_deadlock_with_another(database: 
     let kept = store.usage_slugs().await.expect("the slugs").kept;
     let expected = [(1, "new-foo-app"), (2, "new-bar-app")];
     assert_eq!(kept, expected.map(|(app, slug)| (AppId(app), slug.to_owned())).into());
+}
+
+async fn the_peak_of_an_hour_includes_what_is_not_written_yet(database: &TestDatabase) {
+    let store = migrated(database).await;
+    let servers = [(1, None), (2, Some((1, 1)))].map(|(node, other)| {
+        let server = Server::start(&store);
+        server.ledger.seat().take(node, other.into_iter());
+        server
+    });
+    let connect = |server: &Server, count: usize| -> Vec<_> {
+        (0..count).map(|_| server.metrics.usage.of(1).connect()).collect()
+    };
+    let _first = (connect(&servers[0], 2), connect(&servers[1], 3));
+    for server in &servers {
+        server.ledger.write().await.expect("a database");
+    }
+    let _second = connect(&servers[0], 2);
+    for _ in 0..2 {
+        for by in ["hour", "day"] {
+            let shown = servers[0].ask(Whose::All, "2026-11-28", "2026-11-29", by).await;
+            assert_eq!(shown.expect("an answer")[0].connections_peak, 4 + 3, "{by}");
+        }
+        servers[0].ledger.write().await.expect("a database");
+    }
 }
 
 async fn the_peaks_of_nodes_are_added_up_and_those_of_one_seat_are_not(database: &TestDatabase) {

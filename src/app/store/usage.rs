@@ -130,6 +130,18 @@ pub struct UsageQuery {
     pub rows_max: usize,
 }
 
+/// The most connections of an app within an hour, as the database has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodePeaks {
+    /// The peak of the asking node.
+    pub own: u64,
+    /// The sum of the peaks of all other nodes.
+    pub others: u64,
+}
+
+/// The peaks of connections by hour and app.
+pub type HourPeaks = HashMap<(Hour, AppId), NodePeaks>;
+
 /// The slugs by which apps are shown.
 #[derive(Debug, Clone, Default)]
 pub struct UsageSlugs {
@@ -180,18 +192,6 @@ impl AppStore {
             }
             Ok(())
         })
-        .await
-    }
-
-    /// Reads the figures of apps, in order of the periods and of the apps.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
-        let sql = select(query);
-        let backend = self.db.get_database_backend();
-        let rows = Sum::find_by_statement(Statement::from_string(backend, sql)).all(&self.db);
-        Ok(self.query(rows).await?.iter().map(UsageRow::from).collect())
         .await?;
         self.note_new_slugs().await
     }
@@ -224,6 +224,51 @@ impl AppStore {
             }
             Ok(())
         })
+        .await
+    }
+
+    /// Reads the peaks of connections of these hours, from `from` up to the one before `to`, by hour and app.
+    /// `node` is the seat of the asking node.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn usage_peaks(
+        &self,
+        node: &str,
+        (from, to): (Hour, Hour),
+    ) -> Result<HourPeaks, StoreError> {
+        use app_usage::Column;
+        let peak = || Expr::col(Column::ConnectionsPeak);
+        let own = Expr::case(Column::Node.eq(node), peak()).finally(0);
+        let sum = |peaks: SimpleExpr| peaks.sum().cast_as(Alias::new("BIGINT"));
+        let rows = AppUsage::find()
+            .select_only()
+            .columns([Column::Hour, Column::AppId])
+            .column_as(sum(peak()), "every")
+            .column_as(sum(own.into()), "own")
+            .filter(Column::Hour.gte(from.0))
+            .filter(Column::Hour.lt(to.0))
+            .group_by(Column::Hour)
+            .group_by(Column::AppId)
+            .into_tuple::<(i64, i32, i64, i64)>()
+            .all(&self.db);
+        let figure = |stored: i64| u64::try_from(stored).unwrap_or_default();
+        let peaks = self.query(rows).await?.into_iter().map(|(hour, app, every, own)| {
+            let peak = NodePeaks { own: figure(own), others: figure(every - own) };
+            ((Hour(hour), AppId(app)), peak)
+        });
+        Ok(peaks.collect())
+    }
+
+    /// Reads the figures of apps, in order of the periods and of the apps.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
+        let sql = select(query);
+        let backend = self.db.get_database_backend();
+        let rows = Sum::find_by_statement(Statement::from_string(backend, sql)).all(&self.db);
+        Ok(self.query(rows).await?.iter().map(UsageRow::from).collect())
     }
 
     /// The slugs of the apps.

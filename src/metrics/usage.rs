@@ -19,6 +19,10 @@ use parking_lot::{Mutex, RwLock};
 
 use super::apps::UNCOUNTED;
 
+/// The longest time between two readings of the clock that counts as passed, in milliseconds: a day. The counts are
+/// taken at least once an hour, so a longer one means that the clock was corrected.
+pub const CLOCK_STEP_MS_MAX: u64 = 24 * 3_600_000;
+
 /// A clock that shows the time in milliseconds since 1970.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
@@ -121,6 +125,10 @@ struct AppConnections {
 
 impl AppConnections {
     fn advance(&mut self, now_ms: u64) {
+        if now_ms.abs_diff(self.until_ms) > CLOCK_STEP_MS_MAX {
+            self.until_ms = now_ms;
+            return;
+        }
         let passed = now_ms.saturating_sub(self.until_ms);
         self.connection_ms += self.open * passed;
         self.until_ms = self.until_ms.max(now_ms);
@@ -372,6 +380,23 @@ mod tests {
         let _connection = tallies.of(1).connect();
         let taken = tallies.take(1_200);
         assert_eq!(taken[0].figures.connection_ms, 100);
+    }
+
+    #[test]
+    fn a_clock_that_is_corrected_by_more_than_a_day_counts_no_time_of_connections() {
+        let (tallies, now_ms) = clocked();
+        let app = tallies.of(1);
+        let (first, second) = (app.connect(), app.connect());
+        let corrected_ms = CLOCK_STEP_MS_MAX + 1_001;
+        now_ms.store(corrected_ms, Relaxed);
+        drop(first);
+        now_ms.store(corrected_ms + 10, Relaxed);
+        assert_eq!(tallies.take(corrected_ms + 10)[0].figures.connection_ms, 10);
+        now_ms.store(500, Relaxed);
+        drop(app.connect());
+        now_ms.store(520, Relaxed);
+        drop(second);
+        assert_eq!(tallies.take(520)[0].figures.connection_ms, 20, "the clock was set back");
     }
 
     #[test]

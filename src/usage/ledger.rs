@@ -25,7 +25,7 @@ use crate::{
     metrics::{
         Metrics,
         labels::RefreshOutcome,
-        usage::{Figures, UsageCounters},
+        usage::{CLOCK_STEP_MS_MAX, Figures, UsageCounters},
     },
 };
 
@@ -144,6 +144,11 @@ impl UsageLedger {
         let now_ms = self.now_ms();
         let now = Hour::of_ms(now_ms);
         let mut book = self.book.lock();
+        // The hours are closed at least once an hour. A longer step is a correction of the clock, as of a machine
+        // that starts in 1970, and the hours in between have no usage.
+        if now_ms.abs_diff(book.hour.starts_ms()) > CLOCK_STEP_MS_MAX {
+            book.hour = now;
+        }
         // After the clock was set back, the counts go to the latest hour: a closed hour stays closed.
         while book.hour < now {
             let next = book.hour.next();
@@ -244,11 +249,6 @@ impl UsageLedger {
     }
 }
 
-impl Whose {
-    /// The selected apps, looked up among all known slugs; `None` selects all apps.
-    fn among(&self, slugs: &HashMap<AppId, String>) -> Result<Option<Vec<AppId>>, ReportError> {
-        match self {
-            Self::All => Ok(None),
 impl UsageLedger {
     /// The peaks that the database has of the hours with counts that it does not have. A server without a seat has no
     /// need of them, because its rows are those of all servers without one.
@@ -261,6 +261,11 @@ impl UsageLedger {
     }
 }
 
+impl Whose {
+    /// The selected apps, looked up among all known slugs; `None` selects all apps.
+    fn among(&self, slugs: &HashMap<AppId, String>) -> Result<Option<Vec<AppId>>, ReportError> {
+        match self {
+            Self::All => Ok(None),
             Self::App(app) => Ok(Some(vec![*app])),
             Self::Slug(slug) => {
                 let meant = slugs.iter().filter(|(_, known)| *known == slug);
@@ -327,16 +332,6 @@ impl UsageBook {
         }
     }
 
-    /// The rows of the database, with the counts added that it does not have yet, ordered by hour and
-    /// app.
-    fn added_to(
-        &self,
-        written: Vec<UsageRow>,
-        query: &UsageQuery,
-        peaks: &HourPeaks,
-    ) -> Vec<UsageRow> {
-        let key = |hour, app| (query.periods.start_of(hour), app);
-        let mut rows: BTreeMap<_, _> =
     /// The counts of the hours of a query that were not sent to the database.
     fn open_in(&self, query: &UsageQuery) -> btree_map::Range<'_, (Hour, AppId), Figures> {
         let first_of = |hour| (hour, AppId(i32::MIN));
@@ -350,6 +345,16 @@ impl UsageBook {
         Some((first, open.next_back().unwrap_or(first).next()))
     }
 
+    /// The rows of the database, with the counts added that it does not have yet, ordered by hour and
+    /// app.
+    fn added_to(
+        &self,
+        written: Vec<UsageRow>,
+        query: &UsageQuery,
+        peaks: &HourPeaks,
+    ) -> Vec<UsageRow> {
+        let key = |hour, app| (query.periods.start_of(hour), app);
+        let mut rows: BTreeMap<_, _> =
             written.into_iter().map(|row| ((row.hour, row.app), row.figures)).collect();
         let is_meant = |app| query.apps.as_ref().is_none_or(|apps| apps.contains(app));
         for ((hour, app), figures) in self.open_in(query).filter(|((_, app), _)| is_meant(app)) {

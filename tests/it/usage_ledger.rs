@@ -53,6 +53,7 @@ on_both_databases! {
     several_servers_are_added_up
     a_server_that_notes_new_slugs_does_not_deadlock_with_another
     the_peak_of_an_hour_includes_what_is_not_written_yet
+    a_clock_that_is_corrected_by_years_leaves_no_usage_in_between
     the_peaks_of_nodes_are_added_up_and_those_of_one_seat_are_not
     a_thousand_apps_are_counted_each_for_itself
     old_usage_is_deleted
@@ -424,6 +425,32 @@ async fn the_peak_of_an_hour_includes_what_is_not_written_yet(database: &TestDat
         }
         servers[0].ledger.write().await.expect("a database");
     }
+}
+
+async fn a_clock_that_is_corrected_by_years_leaves_no_usage_in_between(database: &TestDatabase) {
+    let server = Server::start_at(&migrated(database).await, 0);
+    let _open = server.metrics.usage.of(1).connect();
+    server.publish(1, 3);
+    let all = async || {
+        server.ledger.write().await.expect("a database");
+        let shown = server.ask(Whose::All, "2026-01-01", "2026-11-29", "day").await;
+        let shown = shown.expect("an answer").into_iter();
+        let row = |usage: PeriodUsage| {
+            (usage.from[..10].to_owned(), usage.publications, usage.connections_average)
+        };
+        shown.map(row).collect::<Vec<_>>()
+    };
+    server.set_minutes(0);
+    assert_eq!(all().await, [("2026-11-28".to_owned(), 3, 0.0)]);
+    // The clock is set to another century for a while.
+    server.now_ms.store(3 * ELEVEN_MS, Relaxed);
+    server.ledger.close();
+    server.set_minutes(0);
+    server.ledger.close();
+    server.set_minutes(30);
+    server.publish(1, 4);
+    // There was one connection for half an hour of the eleven and a half hours of the day so far.
+    assert_eq!(all().await, [("2026-11-28".to_owned(), 7, 0.043)]);
 }
 
 async fn the_peaks_of_nodes_are_added_up_and_those_of_one_seat_are_not(database: &TestDatabase) {

@@ -110,7 +110,7 @@ impl Overview {
         let (publications, deliveries) = metrics.apps.totals();
         let mut samples = self.samples.lock();
         // The interval has a sample already if the clock was set back or the timer fired early.
-        if samples.series.all.back().is_some() && interval <= samples.series.last() {
+        if interval <= samples.series.last() && !samples.series.is_apart(interval) {
             return;
         }
         let before = samples.last.replace((now, publications, deliveries));
@@ -149,9 +149,15 @@ impl Series {
         self.first + self.all.len() as i64 - 1
     }
 
+    /// Returns whether an interval is too far from the newest sample for one series, or whether there is no sample. The
+    /// clock may have been corrected by years.
+    fn is_apart(&self, interval: i64) -> bool {
+        self.all.is_empty() || interval.abs_diff(self.last()) >= SAMPLES_MAX as u64
+    }
+
     /// Adds the sample of an interval. Intervals before it that have no sample get the same one.
     fn push(&mut self, interval: i64, sample: Sample) {
-        if self.all.is_empty() || interval - self.last() >= SAMPLES_MAX as i64 {
+        if self.is_apart(interval) {
             self.all.clear();
             self.first = interval;
         }
@@ -326,6 +332,22 @@ mod tests {
         assert_eq!((series().all.len(), series().last()), (SAMPLES_MAX, 1_799));
         sample(810);
         assert_eq!((series().all.len(), series().last()), (SAMPLES_MAX, 1_810), "without a hole");
+    }
+
+    #[test]
+    fn samples_begin_anew_after_a_correction_of_the_clock_by_more_than_an_hour() {
+        let (overview, metrics, start) = (Overview::default(), Metrics::new(1), Instant::now());
+        let last = |intervals: [i64; 2]| {
+            for (interval, now) in intervals.into_iter().zip(1..) {
+                overview.sample(&metrics, interval, start + INTERVAL * now);
+            }
+            let series = overview.samples.lock().series.clone();
+            (series.all.len(), series.last())
+        };
+        assert_eq!(last([9_999, 10_000]), (1, 10_000));
+        assert_eq!(last([10_000, 10_000 - 719]), (1, 10_000), "set back by less than an hour");
+        assert_eq!(last([100, 101]), (2, 101));
+        assert_eq!(last([10_000, 10_001]), (2, 10_001));
     }
 
     #[test]

@@ -129,13 +129,13 @@ macro_rules! app_settings {
 }
 
 app_settings! {
-    /// Whether it is served: an inactive app neither publishes nor is joined.
+    /// Whether the app is active: Herald refuses the events, joins and logins of an inactive app.
     active: bool = true;
     /// Origins whose pages may join; empty allows any.
     allowed_origins: AllowedOrigins = AllowedOrigins::default();
-    /// Who may publish from a browser.
+    /// The clients that may publish from a browser.
     client_events: ClientEvents = ClientEvents::Authorized;
-    /// Whether tokens signed with GUARDIAN_SECRET count.
+    /// Whether the app accepts tokens that are signed with GUARDIAN_SECRET.
     shared_tokens: bool = false;
     /// Publications retained of each channel, 0 to 100000; the server may permit fewer.
     history_publications: Option<UpTo<HISTORY_PUBLICATIONS_MAX>> = None;
@@ -145,7 +145,7 @@ app_settings! {
     pusher: bool = true;
     /// Whether Pusher's clients are told how many subscribers their channels have.
     subscription_count: bool = true;
-    /// Whether Pusher's clients must sign in or join a private or presence channel soon.
+    /// Whether Pusher's clients that neither sign in nor join a private or presence channel are closed.
     authorized_only: bool = false;
 }
 

@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub(super) const AFTER_HELP: &str = "\
-They work on the database; a running server takes notice within
+These commands change the database. A running server reads the changes within
 registry.refresh.
 
 Examples:
@@ -44,7 +44,7 @@ pub(super) enum AppsCommand {
         /// Its name, 5 to 255 characters, unique
         #[arg(long)]
         name: String,
-        /// Its public id, of a-z, 0-9 and -; made from the name without it
+        /// Its public id, of a-z, 0-9 and -; Herald makes it from the name if it is left out
         #[arg(long)]
         slug: Option<String>,
         #[command(flatten)]

@@ -9,7 +9,8 @@ use crate::{
 };
 
 pub(super) const AFTER_HELP: &str = "\
-Exit code 1 with the fault if the settings would stop the start.
+If the settings would stop the start, the command names the first fault and
+exits with 1.
 
 Examples:
   herald check-config
@@ -17,7 +18,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckConfigArgs {
-    /// Answer as JSON: {\"environment\": …, \"settings\": {\"server.port\": {\"value\": …, \"origin\": …}}}
+    /// Answer as JSON: {"environment": …, "settings": {"server.port": {"value": …, "origin": …}}}
     #[arg(long)]
     json: bool,
 }

@@ -16,7 +16,7 @@ Examples:
 pub(super) enum MigrateCommand {
     /// Apply all pending migrations, or the next few
     Up {
-        /// The number of migrations to apply; all without it
+        /// The number of migrations to apply; without it all of them
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         steps: Option<u32>,
     },

@@ -43,8 +43,8 @@ Without a command Herald serves.
 
 Settings come from the files that `config/default.toml` explains and from the
 environment; `herald check-config` shows them. The commands apps, audit,
-migrate, seed and token work on the database that they name; a running server
-takes notice within registry.refresh.
+migrate, seed, token and, without --url, usage work on the database of the
+settings. A running server sees a change of an app within registry.refresh.
 
 Exit codes:
   0  done
@@ -63,7 +63,7 @@ Examples:
 #[command(
     name = "herald",
     version,
-    about = "A self-hosted realtime broker that speaks Phoenix Channels"
+    about = "A self-hosted realtime broker that speaks Phoenix Channels and Pusher's protocol"
 )]
 #[command(after_help = AFTER_HELP)]
 struct Cli {

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::{CommandFailure, remote::Remote, table::table};
 
 pub(super) const AFTER_HELP: &str = "\
-A running server answers. The command logs in as the administrator whom the
-settings name. A server that shares its topics with no other is the only node, with the id 0.
+The command asks a running server, and logs in as the administrator of the
+settings. A server that is not part of a cluster lists itself alone, with the
+id 0.
 
 SESSIONS are the open ones. SCOPES have subscribers or retain something on the
 node. LAG is the number of records of the log that the node has yet to read.

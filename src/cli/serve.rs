@@ -16,8 +16,8 @@ use super::{
 };
 
 pub(super) const AFTER_HELP: &str = "\
-SIGTERM and SIGINT stop it: what was accepted is delivered, every session is
-closed, within server.shutdown_timeout.
+On SIGTERM or SIGINT the server delivers all events that it has accepted and
+closes every session, within server.shutdown_timeout.
 
 Examples:
   herald serve

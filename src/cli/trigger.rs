@@ -18,9 +18,9 @@ use crate::broker::{
 };
 
 pub(super) const AFTER_HELP: &str = "\
-The app's key and secret come from the database of the settings; where
-HERALD_APP_KEY and HERALD_APP_SECRET are set, from there, and neither settings
-nor database are needed.
+The command reads the app's key and secret from HERALD_APP_KEY and
+HERALD_APP_SECRET. If neither is set, it reads them from the database of the
+settings. With both set it needs no settings and no database.
 
 Examples:
   herald trigger --app test-app --channel foo-topic --event msg \\

@@ -20,8 +20,8 @@ pub(super) const AFTER_HELP: &str = "\
 Without --url the figures come from the database of the settings. A running
 server writes them there at least once a minute, so the last minute may be
 missing. With --url the running server answers, up to this moment. The command
-logs in as the app that --app names or, without --app, as the administrator
-whom the settings name.
+logs in as the app that --app names or, without --app, as the administrator of
+the settings.
 
 Times are dates or RFC 3339, and mean whole hours; all periods begin and end by
 UTC.

@@ -190,6 +190,7 @@ fn every_command_has_help_with_examples() {
         let help = place.run(command);
         assert!(help.succeeded().contains("Examples:\n  "), "{command:?}: {help:?}");
         assert!(help.out.contains("herald "), "{command:?}");
+        assert!(!help.out.contains(r#"\""#), "{command:?} escapes a quote");
         // An example that is broken in two cannot be copied.
         let narrow = Place::new().with("COLUMNS", "80").run(command);
         let after = |help: &Done| help.out.split_once("Examples:").map(|(_, it)| it.to_owned());
@@ -207,7 +208,9 @@ fn every_command_has_help_with_examples() {
         &["help"],
         &["--version"],
     ] {
-        assert!(!place.run(command).succeeded().is_empty(), "{command:?}");
+        let help = place.run(command);
+        assert!(!help.succeeded().is_empty(), "{command:?}");
+        assert!(!help.out.contains(r#"\""#), "{command:?} escapes a quote");
     }
     assert!(place.run(&["--help"]).out.contains("Exit codes:"));
     assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 0, "help makes no file");

@@ -1,4 +1,7 @@
 //! The answers that this room itself gives, each as the last one of its connection.
+//!
+//! They have no body, because the room knows neither the path nor the protocol of the client. A client of
+//! long-poll reconnects after an answer without a body, but fails on JSON without a `status` that it knows.
 
 pub(super) const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";

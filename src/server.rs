@@ -98,7 +98,7 @@ pub enum StartError {
         database: String,
     },
     /// The seeded app could not be created.
-    #[error("cannot create the app test-app, as database.seed asks for: {0}")]
+    #[error("cannot create the app test-app, which database.seed = true requires: {0}")]
     Seed(String),
     /// This server cannot join the cluster.
     #[error(transparent)]
@@ -418,7 +418,7 @@ impl Parts {
                 "no other node has sent the last events of cache channels in time: new subscribers may miss some"
             );
         }
-        info!("this is node {}", topics.node().0);
+        info!("node {} has read the log, and the other nodes know it", topics.node().0);
         Ok(())
     }
 
@@ -475,8 +475,11 @@ impl Parts {
         let file = Arc::new(ArchiveFile::new(self.services.settings.history_file()?));
         // The nodes of a cluster have their history in the log.
         if self.services.topics.is_clustered() {
-            if web::block(move || file.discard()).await.is_err() {
-                warn!("a panic kept the history file from being emptied; please remove it");
+            let to_discard = file.clone();
+            if web::block(move || to_discard.discard()).await.is_err() {
+                warn!(
+                    "a panic kept {file} from being emptied; remove it, or a later start would load it"
+                );
             }
             return None;
         }

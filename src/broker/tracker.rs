@@ -193,8 +193,8 @@ impl Drop for Tracker {
         }
         if let Some(stream) = self.stream.upgrade() {
             error!(
-                "the tracker of a scope of app {} is lost by a panic: the sessions that it tracked end, and their \
-                 clients reconnect",
+                "a panic has ended the tracker of a scope of the app with the number {}: the sessions that it \
+                 tracked end, and their clients reconnect",
                 self.key.app.0
             );
             stream.tracker_lost();

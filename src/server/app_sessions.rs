@@ -160,8 +160,8 @@ impl AppSessions {
             let surplus = surplus(max, here, self.elsewhere.before(self.topics.node(), app));
             if surplus > 0 {
                 warn!(
-                    "app {} has had more than limits.sessions_per_app_max = {max} sessions over all \
-                     nodes: {surplus} of this one are ended",
+                    "the app with the number {} has more than limits.sessions_per_app_max = {max} sessions \
+                     over all nodes: this node ends {surplus} of its own",
                     app.0
                 );
                 if self.topics.end_newest(app, surplus).await.is_err() {

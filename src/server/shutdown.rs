@@ -122,7 +122,7 @@ impl Shutdown {
         tokio::select! {
             () = &mut in_order => return Ok(()),
             () = sleep_until(deadline.into()) => return Err("some requests did not end in time"),
-            name = signals.next() => warn!("{name} again: closing what is left at once"),
+            name = signals.next() => warn!("{name} again: closing the remaining sessions at once"),
         }
         hurry.notify_one();
         tokio::select! {

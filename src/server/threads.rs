@@ -1,4 +1,4 @@
-//! The worker threads: each accepts connections and serves them to their end.
+//! The worker threads: each accepts connections, and serves most of those that it has accepted to their end.
 //!
 //! A single accepting thread would have to wake another thread for every connection; without this a join
 //! takes a quarter less CPU. The kernel spreads connections without regard to load, so an overloaded
@@ -232,7 +232,7 @@ where
                 Err(error) => {
                     if !mem::replace(&mut is_failing, true) {
                         error!(
-                            "cannot accept connections, and retries every {ACCEPT_PAUSE:?}: {error}"
+                            "a worker thread cannot accept connections, and retries every {ACCEPT_PAUSE:?}: {error}"
                         );
                     }
                     if timeout(ACCEPT_PAUSE, &mut stopped).await.is_ok() {

@@ -283,7 +283,7 @@ async fn a_third_signal_ends_it_all() {
     process.signal("INT");
     process.signal("TERM");
     process.signal("CONT");
-    process.until_logged("again: closing what is left at once");
+    process.until_logged("again: closing the remaining sessions at once");
     process.until_logged("a third signal: stopping at once");
     assert_eq!(process.ended().code(), Some(0));
 }
@@ -389,7 +389,7 @@ async fn a_second_signal_does_not_wait() {
     process.until_logged("SIGTERM: shutting down");
     let began = Instant::now();
     process.signal("TERM");
-    process.until_logged("SIGTERM again: closing what is left at once");
+    process.until_logged("SIGTERM again: closing the remaining sessions at once");
     assert_eq!(process.ended().code(), Some(0));
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }

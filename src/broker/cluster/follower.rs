@@ -73,8 +73,8 @@ impl Follower for BrokerFollower {
     fn lost(&self, partition: Partition, epoch: LogEpoch, first: u64, next: u64) {
         let Some(topics) = self.topics() else { return };
         log::error!(
-            "{} records of partition {} could not be read: the joins concerned end, and their clients \
-             are told",
+            "{} records of partition {} could not be read: the joins of its scopes end, and clients that \
+             rejoin are told `expired`",
             next.saturating_sub(first),
             partition.0
         );
@@ -205,8 +205,8 @@ impl Topics {
     /// channels are dropped.
     fn leave_out(&self, key: &ScopeKey, following: &mut Following<'_>, last: u64) {
         log::warn!(
-            "another version of Herald wrote records of app {} that this one cannot read: the joins \
-             concerned end, and their clients are told",
+            "another version of Herald wrote records of the app with the number {} that this one cannot \
+             read: the joins of their scope end, and clients that rejoin are told `expired`",
             key.app.0
         );
         following.skip(key.app, last);

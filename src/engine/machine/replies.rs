@@ -116,7 +116,7 @@ impl Machine {
         let is_logged = self.refusal_logged.is_some_and(|at| now - at < REFUSALS_LOGGED_EVERY);
         if !is_logged {
             self.refusal_logged = Some(now);
-            warn!("redis refuses: {text}");
+            warn!("redis refuses a command of this node: {text}");
         }
         let mut breaks = is_elsewhere;
         match call {

@@ -153,8 +153,9 @@ fn an_app_is_not_seeded_beside_another_with_its_name() {
         format!("herald: cannot create the app test-app: {why}")
     );
     let start = place.run(&["serve"]);
-    let expected =
-        format!("herald: cannot create the app test-app, as database.seed asks for: {why}");
+    let expected = format!(
+        "herald: cannot create the app test-app, which database.seed = true requires: {why}"
+    );
     assert_eq!((start.code, start.err.lines().last()), (Some(1), Some(&*expected)));
 }
 

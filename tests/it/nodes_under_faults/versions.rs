@@ -122,7 +122,7 @@ async fn records_of_a_version_that_cannot_be_read_end_the_joins_of_their_scope_a
     assert_expired(&mut stage.sockets, TOPIC).await;
     for process in &stage.nodes.all {
         process.until_logged(
-            "another version of Herald wrote records of app 1 that this one cannot read",
+            "another version of Herald wrote records of the app with the number 1 that this one cannot read",
         );
     }
     for (socket, _) in &mut stage.others {

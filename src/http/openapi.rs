@@ -182,7 +182,7 @@ mod tests {
         }
     }
 
-    /// All sources of this room. What is below a folder comes after the folder's own files.
+    /// All sources of this room. The files below a folder come after the folder's own files.
     fn sources() -> Vec<String> {
         let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http")];
         let mut all = Vec::new();

@@ -22,6 +22,7 @@ mod binary;
 mod broadcast;
 mod client_events;
 mod command_line;
+mod comments;
 mod conformance;
 mod console;
 mod console_on_nodes;

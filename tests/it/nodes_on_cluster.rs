@@ -50,7 +50,7 @@ async fn servers_share_the_masters_of_a_cluster_and_each_partition_is_on_one_of_
         hear(&mut socket, 0..3).await;
         let mut other = Socket::connect(nodes.server(nth + 2), V2).await;
         let since = begun["position"].as_str().expect("a position");
-        // What this server has not read yet is heard live.
+        // The client receives the events live that this server has not read yet.
         assert_eq!(join(&mut other, &topic, since).await["complete"], true);
         hear(&mut other, 0..3).await;
         let mut last = Socket::connect(nodes.server(nth + 2), V2).await;

@@ -151,7 +151,7 @@ async fn fetches_that_are_parked_and_sent_ahead_cost_neither_memory_nor_time() {
             session.token
         );
         let (reading, mut writing) = connect(server).await.into_split();
-        // What the kernel does not buffer is written when the server reads on.
+        // The bytes that the kernel does not buffer are written when the server reads on.
         let written = tokio::spawn(async move {
             for _ in 0..FETCHES {
                 if writing.write_all(fetch.as_bytes()).await.is_err() {

@@ -1,8 +1,8 @@
-//! What the shape alone charges: one thread that waits for thousands of sockets, reads what a client
-//! says and writes an answer that it has ready.
+//! The bare server: one thread that waits for thousands of sockets, and answers everything that it reads with
+//! prepared bytes.
 //!
-//! It knows nothing of its clients. A handshake gets the one answer that is right here, and whatever
-//! comes after it the reply to a join, which will do for a heartbeat as well.
+//! It keeps no state of its clients. It answers a handshake with the response to the benches' own key, and every
+//! later message with the reply to a join, which clients accept as the reply to a heartbeat as well.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -28,7 +28,7 @@ const BACKLOG: i32 = 4_096;
 /// Answers everything with `reply` until the process is ended.
 ///
 /// # Errors
-/// What its listener or its standard output fail with.
+/// The errors of its listener and its standard output.
 pub fn run(reply: &str) -> io::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX)?;
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;

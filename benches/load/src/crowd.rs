@@ -48,7 +48,7 @@ pub struct Arrival<'a> {
     pub member: usize,
     /// When it was read.
     pub at: Instant,
-    /// What it holds.
+    /// Its bytes.
     pub payload: &'a [u8],
 }
 
@@ -122,7 +122,7 @@ impl Crowd {
     /// Writes to one of them; what it takes at once is all it is ever sent here.
     ///
     /// # Errors
-    /// What the socket fails with.
+    /// The error of the socket.
     pub fn write(&mut self, member: usize, bytes: &[u8]) -> io::Result<()> {
         let member = self.members.get_mut(member).ok_or(io::ErrorKind::NotFound)?;
         io::Write::write_all(&mut member.socket, bytes)

@@ -1,8 +1,8 @@
-//! The floor: what the kernel alone charges.
+//! The floor: a program that costs only what the kernel costs.
 //!
 //! A process of its own, one thread, blocking sockets. It answers the same handshakes, and then does
-//! nothing but one `write()` of a ready frame per subscriber. Whoever measures talks to it by lines
-//! on its standard input; it answers each with a line.
+//! nothing but one `write()` of a finished frame per subscriber. The bench sends it commands as lines on
+//! its standard input, and it answers each with a line.
 
 use std::{
     io::{self, BufRead, Write},
@@ -14,12 +14,12 @@ use crate::{protocol::Protocol, wire};
 /// The argument that makes a program of this folder the floor.
 pub const ARGUMENT: &str = "floor";
 
-/// What the floor is asked to do.
+/// A command to the floor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Take so many more subscribers; answered when all have been welcomed.
+    /// Accept this number of further subscribers; answered when all handshakes are complete.
     Accept(usize),
-    /// Make ready a frame with so many bytes of padding.
+    /// Prepare a frame with this number of bytes of padding.
     Ready(usize),
     /// Write the frame, numbered so, to every subscriber.
     Publish(u64),
@@ -54,7 +54,7 @@ impl Command {
 /// `topic`.
 ///
 /// # Errors
-/// What its sockets or its standard streams fail with.
+/// The errors of its sockets and its standard streams.
 pub fn run(protocol: Protocol, topic: &str) -> io::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX)?;
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;

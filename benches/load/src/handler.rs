@@ -1,4 +1,4 @@
-//! What HTTP alone charges: a bare actix-web handler in a process of its own.
+//! The cost of HTTP alone: a bare actix-web handler in a process of its own.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ pub const ARGUMENT: &str = "handler";
 /// Reads each body and answers `{}`, until the process is ended.
 ///
 /// # Errors
-/// What its sockets or its standard output fail with.
+/// The errors of its sockets and its standard output.
 pub fn run() -> io::Result<()> {
     actix_web::rt::System::new().block_on(async {
         let app = || {

@@ -1,11 +1,11 @@
 //! A load generator: real connections over loopback against a server in a process of its own.
 //!
 //! Every figure is a ratio within one run: the floor's measurement and the server's take turns, and
-//! medians are compared, because a machine is shared and noisy. What a [`scenario`] does stands in
-//! its own file; [`subject`] starts what is measured, [`floor`] is what the kernel alone charges,
-//! [`crowd`] listens, [`publisher`] makes events happen, [`observe`] reads the operating system's
-//! accounts, [`report`] prints. [`protocol`] has what subscribers of each protocol say and hear. Where the
-//! floor has nothing to compare with, [`bare`] and [`handler`] do the least that a server can. [`redis`] starts
+//! medians are compared, because a machine is shared and noisy. Each [`scenario`] has a file of its own.
+//! [`subject`] starts the process that is measured, [`floor`] costs what the kernel alone costs, [`crowd`] has
+//! the subscribers, [`publisher`] publishes events, [`observe`] reads the CPU and the memory of a process, and
+//! [`report`] prints. [`protocol`] has the messages of subscribers in each protocol. Where the floor does less
+//! than what is measured, [`bare`] and [`handler`] do the least that a server can. [`redis`] starts
 //! the Redis that several servers share, and [`schedule`] says when clients run that stand for other machines.
 //!
 //! Run one with `cargo bench --bench <scenario>`; `-- --help` lists what can be chosen.
@@ -48,12 +48,12 @@ pub fn event(name: &str, number: &str, payload_bytes: usize) -> String {
     format!(r#""{name}",{}"#, payload(number, payload_bytes))
 }
 
-/// A payload of so many bytes, or of as many as its number needs.
+/// A payload of this number of bytes, or more if the number of the event needs more.
 pub fn payload(number: &str, payload_bytes: usize) -> String {
     padded(&format!(r#""n":{number}"#), payload_bytes)
 }
 
-/// An object with these fields, padded to so many bytes.
+/// An object with these fields, padded to this number of bytes.
 pub fn padded(fields: &str, bytes: usize) -> String {
     let bare = r#"{,"pad":""}"#.len() + fields.len();
     format!(r#"{{{fields},"pad":"{}"}}"#, "x".repeat(bytes.saturating_sub(bare)))

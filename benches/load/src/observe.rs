@@ -1,11 +1,11 @@
-//! What the operating system says about a process: its processor time and its resident memory.
+//! The CPU time and the resident memory of a process, as the operating system reports them.
 
 use std::{
     fs, io, thread,
     time::{Duration, Instant},
 };
 
-/// Who works for so large a part of a time hardly ever waits.
+/// A thread that works for at least this part of the time hardly ever waits.
 const BUSY: f64 = 0.9;
 
 /// A tick of `/proc/<pid>/stat`, the same on every Linux.
@@ -112,7 +112,7 @@ struct Spent {
     own: Duration,
 }
 
-/// What a watch has seen.
+/// The figures of a watch.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
     /// How long it lasted.
@@ -132,7 +132,7 @@ impl Watch {
         Ok(Self { subject, before: spent(subject)?, began: Instant::now() })
     }
 
-    /// What was spent since then.
+    /// The CPU time since then.
     ///
     /// # Errors
     /// If the process is gone.
@@ -162,7 +162,7 @@ impl Seen {
         self.own_cpu.as_secs_f64() / self.elapsed.as_secs_f64()
     }
 
-    /// Who else than the subject was the limit, for a generator of so many threads.
+    /// The limit of the measurement if it was not the subject, for a generator with this number of threads.
     pub fn limit(&self, threads: usize) -> Option<&'static str> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         if self.own_cores() >= BUSY * threads.min(cores) as f64 {

@@ -1,4 +1,4 @@
-//! What can be chosen on the command line.
+//! The options of the command line.
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -75,7 +75,7 @@ pub struct Options {
     /// The app's secret, for triggers and tokens
     #[arg(long, default_value = "test-app-fake-secret")]
     pub secret: String,
-    /// What cargo adds
+    /// The argument that cargo adds
     #[arg(long, hide = true)]
     pub bench: bool,
 }

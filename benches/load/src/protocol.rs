@@ -102,7 +102,7 @@ impl Protocol {
         }
     }
 
-    /// The message of an event with this number and so many bytes of payload.
+    /// The message of an event with this number and a payload of this number of bytes.
     pub fn message(self, topic: &str, number: &str, payload_bytes: usize) -> String {
         match self {
             Self::Phoenix => {

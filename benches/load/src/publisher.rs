@@ -1,4 +1,4 @@
-//! Publishers: whoever makes events happen, and hears that they were taken.
+//! Publishers: clients that publish events and read the answers.
 
 use std::{
     io::{self, Read},

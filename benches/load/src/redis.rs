@@ -1,4 +1,4 @@
-//! A Redis of the bench's own, and as much of its protocol as a load needs.
+//! A Redis of the bench's own, and the parts of its protocol that a load needs.
 
 use std::{
     io::{self, Read, Write},
@@ -125,10 +125,10 @@ pub fn command(words: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// Reads answers of so many lines together.
+/// Reads answers that have this number of lines together.
 ///
 /// # Errors
-/// What the socket fails with; [`io::ErrorKind::Other`] with the text of an error that Redis answers.
+/// The error of the socket; [`io::ErrorKind::Other`] with the text of an error that Redis answers.
 pub fn read_lines(socket: &mut impl Read, lines: usize) -> io::Result<()> {
     let (mut buffer, mut found) = ([0; 16 * 1024], 0);
     while found < lines {

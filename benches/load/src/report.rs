@@ -9,12 +9,12 @@ use crate::options::Options;
 /// How often a long run says how far it is.
 pub const PROGRESS: Duration = Duration::from_secs(5);
 
-/// Says something to whoever waits; never part of the result.
+/// Prints a line about the progress to standard error; it is never part of the result.
 pub fn say(words: &str) {
     eprintln!("{words}");
 }
 
-/// What a figure must not exceed, or fall below.
+/// The bound of a figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
     /// The ratio is at most this.
@@ -29,7 +29,7 @@ pub enum Bound {
     None,
 }
 
-/// What is compared.
+/// The values of a figure that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compared {
     /// The medians of all rounds.
@@ -44,7 +44,7 @@ pub enum Compared {
 /// One figure over all rounds.
 #[derive(Debug, Clone)]
 pub struct Figure {
-    /// What it is, with its unit.
+    /// The name of the figure, with its unit.
     pub name: String,
     /// The server's values.
     pub ours: Vec<f64>,
@@ -52,22 +52,22 @@ pub struct Figure {
     pub base: Vec<f64>,
     /// How they are compared.
     pub compared: Compared,
-    /// What it must reach.
+    /// The bound that it must keep.
     pub bound: Bound,
 }
 
-/// What a scenario found.
+/// The results of a scenario.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// The scenario.
     pub scenario: &'static str,
-    /// What stands in the second column: the floor, as a rule.
+    /// The title of the second column, usually the floor.
     pub base: &'static str,
     /// The figures.
     pub figures: Vec<Figure>,
     /// Remarks for the reader of the report.
     pub remarks: Vec<String>,
-    /// What was wrong, which no server may do: empty if all is well.
+    /// The faults of the server; empty if there are none.
     pub faults: Vec<String>,
 }
 

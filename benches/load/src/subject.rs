@@ -1,4 +1,4 @@
-//! What is measured: a process of its own that takes subscribers and hands them events.
+//! The subject: the process that is measured. It accepts subscribers and sends them events.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -256,7 +256,7 @@ impl Subject {
         let output = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut lines = BufReader::new(output).lines();
         let address = lines.by_ref().find_map(|line| address_in(&line.ok()?));
-        // What it says later must not fill the pipe.
+        // Its later output must not fill the pipe.
         thread::spawn(move || lines.for_each(drop));
         let address =
             address.ok_or_else(|| io::Error::other("the server does not say where it listens"))?;
@@ -324,8 +324,8 @@ impl Subject {
         self.welcome(self.dial(nth, None)?, join)
     }
 
-    /// Connects a subscriber, and joins it to topics. What its end takes before it is read from is the
-    /// kernel's choice unless it is given.
+    /// Connects a subscriber, which joins topics. Without a given size, the kernel chooses the size of its receive
+    /// buffer.
     ///
     /// # Errors
     /// If it is not let in.
@@ -339,8 +339,8 @@ impl Subject {
         self.welcome(self.dial(nth, receive_bytes)?, joins)
     }
 
-    /// Connects from an address and a port of the n-th client's own. What the receiving end takes is
-    /// the kernel's choice unless it is given.
+    /// Connects from the address and port of the n-th client. Without a given size, the kernel chooses the size of
+    /// the receive buffer.
     ///
     /// # Errors
     /// If nobody listens, or the n-th has connected to the same server before.
@@ -382,7 +382,7 @@ impl Subject {
         Ok(socket)
     }
 
-    /// What it is called in remarks.
+    /// Its name in remarks.
     pub fn who(&self) -> &'static str {
         match self.kind {
             Kind::Floor => "floor",

@@ -1,4 +1,4 @@
-//! As much of HTTP and WebSocket as a load needs: to shake hands, to send, and to count frames.
+//! The parts of HTTP and WebSocket that a load needs: handshakes, sending, and counting frames.
 
 use std::{
     io::{self, Read, Write},
@@ -15,7 +15,7 @@ pub const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websoc
 /// Shakes hands on a blocking socket, as a browser would.
 ///
 /// # Errors
-/// What the socket fails with; [`io::ErrorKind::ConnectionRefused`] if the answer is not 101.
+/// The error of the socket; [`io::ErrorKind::ConnectionRefused`] if the answer is not 101.
 pub fn shake_hands(socket: &mut (impl Read + Write), path: &str, host: &str) -> io::Result<()> {
     socket.write_all(upgrade(path, host).as_bytes())?;
     let head = read_head(socket)?;
@@ -45,7 +45,7 @@ fn read_head(socket: &mut impl Read) -> io::Result<Vec<u8>> {
 /// Reads what the next frame of a server carries, and no byte behind it.
 ///
 /// # Errors
-/// What the socket fails with; [`io::ErrorKind::ConnectionAborted`] if it is a close.
+/// The error of the socket; [`io::ErrorKind::ConnectionAborted`] if the message is a close.
 pub fn read_message(socket: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut head = vec![0; 2];
     socket.read_exact(&mut head)?;
@@ -91,7 +91,7 @@ pub fn upgrade(path: &str, host: &str) -> String {
 /// Reads, byte for byte of what arrives, until `is_whole`.
 ///
 /// # Errors
-/// What the socket fails with; [`io::ErrorKind::UnexpectedEof`] if it ends, or sends too much, before.
+/// The error of the socket; [`io::ErrorKind::UnexpectedEof`] if it ends, or sends too much, before.
 pub fn read_until(socket: &mut impl Read, is_whole: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
     let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
     while !is_whole(&all) {

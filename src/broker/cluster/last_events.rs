@@ -63,8 +63,8 @@ impl LastEventsLack {
         self.until_ms.load(Relaxed) <= now_ms
     }
 
-    /// Notes that the others have been asked. `until_ms` is 0 if one of them has sent everything. What the node has
-    /// dropped meanwhile stays a lack.
+    /// Notes that the others have been asked. `until_ms` is 0 if one of them has sent everything. An event that the
+    /// node has dropped meanwhile stays missing.
     fn asked(&self, until_ms: u64) {
         let _ = self.until_ms.compare_exchange(Self::UNASKED, until_ms, Relaxed, Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The log of a history: the retained publications by offset, and the lists that link them.
+//! The entries of a history: the retained publications by offset, and the lists that link them.
 
 use std::collections::VecDeque;
 
@@ -229,10 +229,10 @@ mod tests {
 
     /// A step of the test below.
     #[derive(Debug, Clone)]
-    enum Step {
-        /// Adds a publication so many offsets behind the newest, to one of the lists.
+    enum LogStep {
+        /// Adds a publication to one of the lists, this number of offsets after the newest.
         Append(u64, usize),
-        /// Leaves a list so many publications.
+        /// Shortens a list to this number of publications.
         Shorten(usize, usize),
         /// Evicts the oldest of all.
         EvictOldest,
@@ -240,11 +240,11 @@ mod tests {
 
     const LISTS: usize = 3;
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = LogStep> {
         prop_oneof![
-            5 => (1_u64..4, 0..LISTS).prop_map(|(further, list)| Step::Append(further, list)),
-            1 => (0..LISTS, 0_usize..12).prop_map(|(list, len_max)| Step::Shorten(list, len_max)),
-            2 => Just(Step::EvictOldest),
+            5 => (1_u64..4, 0..LISTS).prop_map(|(further, list)| LogStep::Append(further, list)),
+            1 => (0..LISTS, 0_usize..12).prop_map(|(list, len_max)| LogStep::Shorten(list, len_max)),
+            2 => Just(LogStep::EvictOldest),
         ]
     }
 
@@ -258,12 +258,12 @@ mod tests {
             let (mut newest, mut evicted) = (0, [0; LISTS]);
             for step in steps {
                 match step {
-                    Step::Append(further, list) => {
+                    LogStep::Append(further, list) => {
                         newest += further;
                         log.append(newest, retained.clone(), &mut lists[list]);
                         model.insert(newest, list);
                     }
-                    Step::Shorten(list, len_max) => {
+                    LogStep::Shorten(list, len_max) => {
                         log.shorten(&mut lists[list], len_max);
                         while model.values().filter(|other| **other == list).count() > len_max {
                             let oldest = *model.iter().find(|(_, other)| **other == list).expect("one").0;
@@ -271,7 +271,7 @@ mod tests {
                             evicted[list] = oldest;
                         }
                     }
-                    Step::EvictOldest => {
+                    LogStep::EvictOldest => {
                         let Some((oldest, list)) = model.pop_first() else { continue };
                         let len = lists[list].len();
                         log.shorten(&mut lists[list], len - 1);

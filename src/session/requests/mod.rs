@@ -4,7 +4,7 @@
 //! client reads them; while its read buffer is full it polls without end. A client that pipelines
 //! requests and reads no answer thus costs 19 MB and a core. [`HttpStream`] lies between the socket
 //! and actix-http: it finds where each request ends ([`head`], [`chunks`]), hands over one, and the
-//! next only once the answer to it has been written. What a client sends ahead stays in the kernel,
+//! next only once the answer to it has been written. The bytes that a client sends ahead stay in the kernel,
 //! except for [`READ_AHEAD_BYTES_MAX`].
 //!
 //! A request that offers an upgrade is served like any other, unless it asks for a WebSocket on the

@@ -1,4 +1,4 @@
-//! Two builds of the server, for the effect of a change on what everything costs.
+//! Two builds of the server, to measure what a change costs.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What it costs to retain publications: an app of a server that does, beside one of the same server that does not.
+//! The cost of retaining publications: an app with history beside an app without it on the same server.
 //!
 //! The two apps share what differs from one process to the next, such as its memory. They take turns that are too short
 //! for the machine to change meanwhile. A turn right after one of the same app costs less, because the caches hold its

@@ -1,4 +1,4 @@
-//! What connections cost that do nothing but stay.
+//! The cost of idle connections.
 
 use std::{
     io,
@@ -36,7 +36,7 @@ pub(super) const SHORT: usize = 4_000;
 pub(super) fn idle(options: &Options, target: &Target) -> io::Result<Report> {
     let many = options.connections.unwrap_or(if options.short { SHORT } else { MANY });
     let few = many.min(1_000);
-    // What connecting leaves to do is long done when the short form is over, too.
+    // Even the short form lasts longer than the work that connecting leaves behind.
     let watch = options.lasting_short(30, 10);
     let memory = Bound::ValueAtMost(match target.protocol {
         Protocol::Phoenix => 2.85,
@@ -86,7 +86,8 @@ fn measure(subject: Subject, sizes: [usize; 2], watch: Duration) -> io::Result<M
     })
 }
 
-/// Connects so many, and then so many in all. Answers the memory that each takes, in KB, and the sockets.
+/// Connects up to the first size, and then up to the second. Returns the memory of each connection at both sizes,
+/// in KB, and the sockets.
 pub(super) fn connect(
     subject: &Subject,
     sizes: [usize; 2],
@@ -123,7 +124,7 @@ fn settled(subject: &Subject) -> io::Result<u64> {
     Ok(last)
 }
 
-/// What came of heartbeats.
+/// The result of heartbeats.
 struct Beaten {
     seen: Seen,
     unanswered: usize,

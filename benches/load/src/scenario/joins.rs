@@ -1,4 +1,4 @@
-//! A storm of joins.
+//! Many clients that join at once.
 
 use std::{cell::Cell, io, net::TcpStream, ops::Range, thread};
 
@@ -86,7 +86,7 @@ pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {
     Ok(Report { scenario, base: "base", figures, remarks, faults: Vec::new() })
 }
 
-/// So many clients connect and join without a token, on a server that has had no other.
+/// This number of clients connect and join without a token, on a server that has had no other.
 pub(super) fn public(subject: Subject, clients: usize) -> io::Result<Stormed> {
     let plain = subject.join(CHANNEL);
     storm(subject, 0..clients, &|_| plain.clone())

@@ -1,4 +1,4 @@
-//! Scenarios: what is done to a server, and what it must cost at most.
+//! Scenarios: each puts one kind of load on a server, and has bounds for its cost.
 
 mod builds;
 mod fanout;
@@ -34,7 +34,7 @@ pub enum Scenario {
     FanoutPayload,
     /// 10,000 topics of one subscriber each.
     TopicsMany,
-    /// What idle connections cost.
+    /// The cost of idle connections.
     Idle,
     /// A storm of joins.
     Joins,
@@ -46,13 +46,13 @@ pub enum Scenario {
     SlowConsumer,
     /// Attacks by clients without credentials.
     Strangers,
-    /// What it costs to retain publications.
+    /// The cost of retaining publications.
     History,
     /// Clients that lose their connections and come back for what they missed.
     Recovery,
     /// A quiet app beside busy ones.
     Tenants,
-    /// What it costs that somebody looks at the console.
+    /// The cost of an open console.
     Watched,
     /// This build of the server, and another one.
     Builds,
@@ -93,7 +93,7 @@ impl Scenario {
     /// Runs it against a program, and prints what came of it.
     ///
     /// # Errors
-    /// What went wrong, in words.
+    /// The faults, in words.
     pub fn run(self, options: &Options, server: &str) -> Result<(), String> {
         let target = options.target(server);
         if target.protocol == Protocol::Pusher && !self.knows_pusher() {

@@ -1,4 +1,4 @@
-//! A storm of clients that come back for what they missed.
+//! Many clients that reconnect at once and recover the events that they missed.
 
 use std::{
     io::{self, Write},
@@ -123,7 +123,7 @@ struct Counted {
     refused: u64,
 }
 
-/// What the threads share while the clients come back.
+/// The state that the threads share while the clients reconnect.
 struct Signals {
     /// The clients that have been answered.
     joined: AtomicUsize,

@@ -1,4 +1,4 @@
-//! A few subscribers that stop reading, and what the others notice of them.
+//! A few subscribers that stop reading, and the latency of the others.
 
 use std::{io, net::TcpStream};
 
@@ -22,7 +22,7 @@ const OWN_CHANNEL: &str = "deaf";
 /// How many stop reading.
 const DEAF: usize = 10;
 
-/// What the kernel takes for one of them: nearly nothing.
+/// The size of the receive buffer of a subscriber that stops reading: nearly nothing.
 const RECEIVE_BYTES: usize = 4 * 1024;
 
 /// Frames that only they are sent before anything is measured, 2 KB each: the first 130 KB fill what
@@ -42,7 +42,7 @@ pub(super) fn slow_consumer(options: &Options, target: &Target) -> io::Result<Re
     let (mut with, mut without, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..options.rounds(9) {
         say(&format!("round {}: {} subscribers, {DEAF} of them deaf", round + 1, plan.subscribers));
-        // Who comes first takes turns, too.
+        // The two also take turns in coming first.
         let is_even = round % 2 == 0;
         if is_even {
             without.push(measure(Subject::server(target)?, plan)?);
@@ -87,7 +87,7 @@ fn report(with: &[Measured], without: &[Measured], dropped: Vec<f64>) -> Report 
     }
 }
 
-/// What the others hear, and how many of the deaf were dropped meanwhile.
+/// The deliveries to the others, and the number of deaf subscribers that were dropped meanwhile.
 fn measure_with_deaf(mut subject: Subject, plan: Plan) -> io::Result<(Measured, usize)> {
     let others = Plan { subscribers: plan.subscribers.saturating_sub(DEAF).max(1), ..plan };
     let crowd = gather(&mut subject, others)?;

@@ -28,9 +28,9 @@ pub(super) const WARM_UP: Duration = Duration::from_millis(500);
 /// When the next event is due.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pace {
-    /// So many a second, whatever arrives.
+    /// This number of events a second, whatever arrives.
     PerSecond(u32),
-    /// As soon as fewer than so many are under way.
+    /// As soon as fewer than this number are under way.
     Window(usize),
     /// The same over one connection, which brings each event after the answer to the one before.
     OneByOne(usize),
@@ -46,7 +46,7 @@ impl Pace {
     }
 }
 
-/// What is measured.
+/// The plan of a measurement.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub(super) subscribers: usize,
@@ -55,7 +55,7 @@ pub(super) struct Plan {
     pub(super) lasting: Duration,
 }
 
-/// What came of it.
+/// The result of a measurement.
 pub(super) struct Measured {
     deliveries: u64,
     seen: Seen,
@@ -312,7 +312,7 @@ impl<'a> Stage<'a> {
         self.missing_before + self.events.iter().map(|(_, missing)| missing).sum::<usize>()
     }
 
-    /// What was not as it must be.
+    /// The faults.
     pub(super) fn faults(&self) -> Vec<String> {
         let (who, missing) = (self.subject.who(), self.missing());
         let lost = self.crowd.lost();

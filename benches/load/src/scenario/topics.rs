@@ -212,7 +212,7 @@ impl<'a> Circle<'a> {
         })
     }
 
-    /// What was not as it must be.
+    /// The faults.
     pub(super) fn fault(&self) -> Option<String> {
         let (who, missing) = (self.subject.who(), self.published.saturating_sub(self.heard));
         let (strayed, lost) = (self.strayed, self.crowd.lost());

@@ -1,4 +1,4 @@
-//! HTTP triggers, beside a bare handler.
+//! HTTP triggers, compared with a bare handler.
 
 use std::{
     io::{self, Write},

@@ -23,7 +23,8 @@ const WINDOW: usize = 8;
 /// The channel of the events by which the thread of a connection is found; it has no subscribers.
 const UNHEARD_CHANNEL: &str = "unheard";
 
-/// The events of which one connection brings so many that its thread is known by the CPU that it uses.
+/// The number of events that one connection publishes so that the thread of the connection is recognised by
+/// its CPU time.
 const PROBING_EVENTS: usize = 300;
 
 /// The connections that are tried in search of another thread.

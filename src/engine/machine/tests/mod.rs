@@ -12,10 +12,10 @@
 //!
 //! `HERALD_TEST_SEEDS=10000` tries 10,000 seeds, and `HERALD_TEST_SEED=7` tries the seed 7 alone.
 
-mod feed;
 mod leaving;
 mod model;
 mod node;
+mod reading;
 mod rounds;
 mod stall;
 mod world;
@@ -48,7 +48,7 @@ fn acknowledged_records_are_delivered_or_their_loss_is_announced() {
     assert!(each > 20, "a run with {each} acknowledged records shows little");
 }
 
-// The seeds below failed once. What a seed does depends on each call of the machine, so they need not lead to
+// The seeds below failed once. The effect of a seed depends on each call of the machine, so they need not lead to
 // the same faults any more; the descriptions say which faults were found with them.
 
 /// Two silent rollbacks: the second one restores an epoch that was ended because of the first one, with the

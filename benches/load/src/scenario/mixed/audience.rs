@@ -1,5 +1,5 @@
-//! All clients and trigger lines, and what becomes of what arrives for them. Without I/O: what is to
-//! be written is collected, and whoever listens writes it.
+//! All clients and trigger connections, and the handling of the bytes that arrive for them. This module does no I/O:
+//! it collects the bytes to write, and [`hall`](super::hall) writes them.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -8,12 +8,12 @@ use serde_json::Value;
 use super::{
     client::{Client, Heard, State, Version},
     doors::Doors,
-    ledger::{Event, Fault, Ledger},
+    events::{Event, Fault, PublishedEvents},
     tally::Tally,
 };
 use crate::{crowd::Arrival, wire};
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Role {
     /// A client's WebSocket.
@@ -56,10 +56,10 @@ pub(super) struct Audience {
     pub(super) roles: Vec<Role>,
     /// The web application's connections.
     pub(super) lines: Vec<usize>,
-    pub(super) ledger: Ledger,
+    pub(super) events: PublishedEvents,
     pub(super) tally: Tally,
     pub(super) doors: Doors,
-    /// What is to be written, and to which connection.
+    /// The bytes to write, each with its connection.
     pub(super) outgoing: Vec<(usize, Vec<u8>)>,
     pub(super) began: Instant,
 }
@@ -171,7 +171,7 @@ impl Audience {
 
     /// A client hears a message.
     fn heard(&mut self, nth: usize, message: &[u8], at: Instant) {
-        match self.clients[nth].0.hear(message, &self.ledger) {
+        match self.clients[nth].0.hear(message, &self.events) {
             Heard::Event(event, judged) => {
                 self.delivered(nth, event, at);
                 if let Err(fault) = judged {
@@ -199,19 +199,19 @@ impl Audience {
 
     /// Where a client goes next: no channel fills up, none runs empty.
     fn elsewhere(&self, nth: usize) -> usize {
-        let channels = self.ledger.channels();
+        let channels = self.events.channels();
         (self.clients[nth].0.channel + 1 + nth % 7) % channels
     }
 
     /// How many deliveries are still to come.
     pub(super) fn awaited(&self) -> u64 {
-        self.clients.iter().map(|(client, _)| client.awaited(&self.ledger)).sum()
+        self.clients.iter().map(|(client, _)| client.awaited(&self.events)).sum()
     }
 
     /// Counts what is still to come as missing.
     pub(super) fn note_missing(&mut self) {
         for (nth, (client, _)) in self.clients.iter().enumerate() {
-            match client.awaited(&self.ledger) {
+            match client.awaited(&self.events) {
                 0 => {}
                 missing => {
                     let what = format!("the last {missing} to client {nth}");

@@ -1,10 +1,10 @@
-//! One client: what it says in its version of the protocol, and what it makes of what it hears.
+//! One client: the messages that it sends in its version of the protocol, and the handling of those that it receives.
 
 use std::rc::Rc;
 
 use serde_json::Value;
 
-use super::ledger::{Event, Fault, Ledger, SOURCES, Span};
+use super::events::{Event, Fault, PublishedEvents, SOURCES, Span};
 
 /// The two versions of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) enum State {
     Leaving,
 }
 
-/// What came of a message.
+/// The effect of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heard {
     /// An event, as it must be or not.
@@ -108,7 +108,7 @@ impl Client {
     }
 
     /// Makes something of a message.
-    pub(super) fn hear(&mut self, message: &[u8], ledger: &Ledger) -> Heard {
+    pub(super) fn hear(&mut self, message: &[u8], events: &PublishedEvents) -> Heard {
         if let Some(event) = Event::read(message) {
             let is_in = matches!(self.state, State::Joined | State::Leaving);
             let judged = match is_in && event.channel == self.channel {
@@ -120,20 +120,20 @@ impl Client {
         match self.version.read(message) {
             Some(Said { event, status, own_ref }) if event == "phx_reply" => {
                 let is_awaited = own_ref == Some(self.awaited);
-                self.hear_reply(is_awaited, status.as_deref() == Some("ok"), ledger)
+                self.hear_reply(is_awaited, status.as_deref() == Some("ok"), events)
             }
-            // What a leave ends with.
+            // The last message of a leave.
             Some(Said { event, .. }) if event == "phx_close" => Heard::Nothing,
             _ => Heard::Refused,
         }
     }
 
-    fn hear_reply(&mut self, is_awaited: bool, is_ok: bool, ledger: &Ledger) -> Heard {
+    fn hear_reply(&mut self, is_awaited: bool, is_ok: bool, events: &PublishedEvents) -> Heard {
         match self.state {
             _ if !is_ok => Heard::Refused,
             State::Joining if is_awaited => {
                 self.state = State::Joined;
-                self.span = Span::begin(ledger.published(self.channel));
+                self.span = Span::begin(events.published(self.channel));
                 Heard::Joined
             }
             State::Leaving if is_awaited => Heard::Left,
@@ -142,9 +142,9 @@ impl Client {
     }
 
     /// How many events it has still to hear.
-    pub(super) fn awaited(&self, ledger: &Ledger) -> u64 {
+    pub(super) fn awaited(&self, events: &PublishedEvents) -> u64 {
         match self.state {
-            State::Joined => self.span.awaited(ledger.published(self.channel)),
+            State::Joined => self.span.awaited(events.published(self.channel)),
             _ => 0,
         }
     }
@@ -207,35 +207,35 @@ mod tests {
     #[test]
     fn a_client_hears_events_between_its_join_and_its_leave() {
         for version in [Version::V1, Version::V2] {
-            let mut ledger = Ledger::new(1);
+            let mut events = PublishedEvents::new(1);
             let mut client = Client::new("test-app".into(), version, 0);
-            let mut event = || ledger.publish(0, 1, 9);
+            let mut event = || events.publish(0, 1, 9);
             let (first, second, third) = (event(), event(), event());
-            let ledger = Ledger::new(1);
+            let events = PublishedEvents::new(1);
             let said = |event: Event| event.payload(64).into_bytes();
             let stray = |event| Heard::Event(event, Err(Fault::Stray));
             client.join(0);
-            assert_eq!(client.hear(&said(first), &ledger), stray(first), "before the reply");
-            assert_eq!(client.hear(reply(version, 1, "ok").as_bytes(), &ledger), Heard::Joined);
-            assert_eq!(client.hear(&said(first), &ledger), Heard::Event(first, Ok(())));
+            assert_eq!(client.hear(&said(first), &events), stray(first), "before the reply");
+            assert_eq!(client.hear(reply(version, 1, "ok").as_bytes(), &events), Heard::Joined);
+            assert_eq!(client.hear(&said(first), &events), Heard::Event(first, Ok(())));
             client.heartbeat();
-            assert_eq!(client.hear(reply(version, 2, "ok").as_bytes(), &ledger), Heard::Alive);
+            assert_eq!(client.hear(reply(version, 2, "ok").as_bytes(), &events), Heard::Alive);
             client.leave();
-            assert_eq!(client.hear(&said(second), &ledger), Heard::Event(second, Ok(())));
-            assert_eq!(client.hear(reply(version, 3, "ok").as_bytes(), &ledger), Heard::Left);
+            assert_eq!(client.hear(&said(second), &events), Heard::Event(second, Ok(())));
+            assert_eq!(client.hear(reply(version, 3, "ok").as_bytes(), &events), Heard::Left);
             client.join(0);
-            assert_eq!(client.hear(&said(third), &ledger), stray(third), "after it had left");
+            assert_eq!(client.hear(&said(third), &events), stray(third), "after it had left");
         }
     }
 
     #[test]
     fn a_refusal_is_known() {
         for version in [Version::V1, Version::V2] {
-            let ledger = Ledger::new(1);
+            let events = PublishedEvents::new(1);
             let mut client = Client::new("test-app".into(), version, 0);
             client.join(0);
-            assert_eq!(client.hear(reply(version, 1, "error").as_bytes(), &ledger), Heard::Refused);
-            assert_eq!(client.hear(b"nonsense", &ledger), Heard::Refused);
+            assert_eq!(client.hear(reply(version, 1, "error").as_bytes(), &events), Heard::Refused);
+            assert_eq!(client.hear(b"nonsense", &events), Heard::Refused);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where clients come in, and how their requests are spelled.
+//! The addresses to which clients connect, and the spelling of their requests.
 
 use std::rc::Rc;
 

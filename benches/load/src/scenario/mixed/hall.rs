@@ -1,4 +1,4 @@
-//! Everybody in one place: the sockets of all clients and of the web application, on one thread.
+//! The sockets of all clients and of the web application, on one thread.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use super::{
     audience::{Audience, Carrier, Polls, Role, version},
     client::{State, name},
     doors::Doors,
-    ledger::{Ledger, SPEAKERS, TRIGGERS},
+    events::{PublishedEvents, SPEAKERS, TRIGGERS},
     tally::Tally,
 };
 use crate::{
@@ -25,11 +25,11 @@ pub(super) const PER_CHANNEL: usize = 25;
 /// How many of them use long-poll: the first ones.
 const POLLERS: usize = 2;
 
-/// Who of them publishes, and stays: one over long-poll, and one of each version over WebSocket.
+/// The clients of a channel that publish and stay: one over long-poll, and one of each version over WebSocket.
 const SPEAKS: [usize; SPEAKERS] = [0, 2, 3];
 
-/// Keep-alive connections of the web application. A channel's triggers all use the same one, for
-/// what comes over several has no order.
+/// Keep-alive connections of the web application. All triggers of a channel use the same one,
+/// because events that arrive over several connections have no common order.
 const LINES: usize = 8;
 
 /// Bytes of an event's payload.
@@ -48,13 +48,13 @@ pub(super) struct Hall {
 }
 
 impl Hall {
-    /// Has so many clients connect and join.
+    /// Lets this number of clients connect and join.
     pub(super) fn open(subject: Subject, clients: usize) -> io::Result<Self> {
         let audience = Audience {
             clients: Vec::new(),
             roles: Vec::new(),
             lines: Vec::new(),
-            ledger: Ledger::new((clients / PER_CHANNEL).max(1)),
+            events: PublishedEvents::new((clients / PER_CHANNEL).max(1)),
             tally: Tally::new(),
             doors: Doors::of(&subject),
             outgoing: Vec::new(),
@@ -106,7 +106,7 @@ impl Hall {
 
     /// Has a client knock.
     fn enter(&mut self, nth: usize) -> io::Result<()> {
-        let channel = nth / PER_CHANNEL % self.audience.ledger.channels();
+        let channel = nth / PER_CHANNEL % self.audience.events.channels();
         let doors = &self.audience.doors;
         let client = doors.client(version(nth), channel);
         let (open, upgrade) = (doors.open(client.version), doors.upgrade(client.version));
@@ -145,10 +145,10 @@ impl Hall {
     /// The web application publishes on the next channel.
     pub(super) fn trigger(&mut self, nth: usize) {
         let sent_us = elapsed_us(self.audience.began);
-        let Audience { ledger, lines, outgoing, .. } = &mut self.audience;
-        let channel = nth % ledger.channels();
+        let Audience { events, lines, outgoing, .. } = &mut self.audience;
+        let channel = nth % events.channels();
         let line = lines[channel % lines.len()];
-        let event = ledger.publish(channel, TRIGGERS, sent_us);
+        let event = events.publish(channel, TRIGGERS, sent_us);
         let payload = event.payload(PAYLOAD_BYTES);
         let body = format!(r#"{{"topic":"{}","event":"msg","payload":{payload}}}"#, name(channel));
         outgoing.push((line, self.subject.trigger(&body)));
@@ -157,13 +157,13 @@ impl Hall {
 
     /// The next of those who publish does.
     pub(super) fn push(&mut self, nth: usize) {
-        let channels = self.audience.ledger.channels();
+        let channels = self.audience.events.channels();
         let (channel, speaker) = (nth % channels, nth / channels % SPEAKERS);
         let speaking = channel * PER_CHANNEL + SPEAKS[speaker];
         let sent_us = elapsed_us(self.audience.began);
-        let Audience { clients, ledger, tally, .. } = &mut self.audience;
+        let Audience { clients, events, tally, .. } = &mut self.audience;
         let Some((client, _)) = clients.get_mut(speaking) else { return };
-        let event = ledger.publish(channel, 1 + speaker, sent_us);
+        let event = events.publish(channel, 1 + speaker, sent_us);
         let message = client.push(&event, PAYLOAD_BYTES);
         tally.pushes += 1;
         self.audience.say(speaking, message);

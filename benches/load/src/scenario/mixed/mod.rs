@@ -1,15 +1,15 @@
-//! Everything at once: clients of both versions over both transports, who come, go and publish, and
-//! a web application that triggers.
+//! A mixed load: clients of both versions over both transports, which connect, disconnect and publish, and a web
+//! application that triggers.
 //!
-//! A client joins one of many channels and checks that it hears each source of that channel without
-//! a gap, in order and once ([`ledger`]). What it makes of a message is [`client`]'s; connections are
-//! [`hall`]'s, and what becomes of what they bring is [`audience`]'s.
+//! A client joins one of many channels and checks that it receives the events of each publisher on that channel
+//! without a gap, in order and once ([`events`]). [`client`] handles the messages of one client, [`hall`] owns the
+//! sockets of all, and [`audience`] passes received bytes to the clients and collects the bytes to write.
 
 mod audience;
 mod client;
 mod doors;
+mod events;
 mod hall;
-mod ledger;
 mod tally;
 
 use std::{
@@ -66,7 +66,7 @@ pub(super) fn mixed(options: &Options, target: &Target) -> io::Result<Report> {
     Ok(report(&run, &hall.audience.tally, lasting))
 }
 
-/// What a run found beside the tally.
+/// The results of a run in addition to the tally.
 struct Run {
     seen: Seen,
     deliveries: u64,
@@ -106,7 +106,7 @@ impl Run {
     }
 }
 
-/// Who does something now and then.
+/// The schedule of everything that the clients and the web application do repeatedly.
 struct Beats {
     clients: usize,
     triggers: Metronome,
@@ -122,14 +122,14 @@ impl Beats {
         Self {
             clients,
             triggers: Metronome::new(TRIGGER, channels),
-            pushes: Metronome::new(PUSH, channels * ledger::SPEAKERS),
+            pushes: Metronome::new(PUSH, channels * events::SPEAKERS),
             leaves: Metronome::new(LEAVE, clients),
             reconnects: Metronome::new(RECONNECT, clients),
             heartbeats: Metronome::new(HEARTBEAT, clients),
         }
     }
 
-    /// Has everybody do what is due.
+    /// Runs the tasks that are due.
     fn play(&mut self, hall: &mut Hall) -> io::Result<()> {
         self.triggers.due().for_each(|nth| hall.trigger(nth));
         self.pushes.due().for_each(|nth| hall.push(nth));
@@ -140,7 +140,7 @@ impl Beats {
     }
 }
 
-/// Ticks once for each of so many within a period.
+/// Ticks a given number of times within each period.
 struct Metronome {
     every: Duration,
     next: Instant,
@@ -168,7 +168,7 @@ impl Metronome {
     }
 }
 
-/// What has happened since progress was last told.
+/// The counts since progress was last reported.
 struct Lately {
     watch: Watch,
     deliveries: u64,

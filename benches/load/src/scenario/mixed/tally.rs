@@ -1,14 +1,14 @@
-//! What is counted while a run lasts.
+//! The counts of a run.
 
 use hdrhistogram::Histogram;
 
-use super::ledger::Fault;
+use super::events::Fault;
 use crate::{report::say, scenario::stage::histogram};
 
 /// Faults that are told at once, with what is known of them; all further ones are counted.
 const TOLD_MAX: u64 = 20;
 
-/// What was done, how long it took, and what was wrong.
+/// The operations of a run, their durations, and the faults.
 pub(super) struct Tally {
     /// From publishing to arrival over WebSocket.
     pub(super) sockets_us: Histogram<u64>,
@@ -54,7 +54,7 @@ impl Tally {
         self.lately_us.reset();
     }
 
-    /// What was heard so far.
+    /// The number of deliveries so far.
     pub(super) fn deliveries(&self) -> u64 {
         self.sockets_us.len() + self.polls_us.len()
     }
@@ -88,7 +88,7 @@ impl Tally {
         self.missing + self.out_of_order + self.twice + self.strayed
     }
 
-    /// What was wrong, in words.
+    /// The faults, in words.
     pub(super) fn faults(&self) -> Vec<String> {
         [
             (self.missing, "deliveries are missing"),

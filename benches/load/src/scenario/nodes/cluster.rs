@@ -34,7 +34,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a Redis and so many servers, and waits until they are ready.
+    /// Starts a Redis and this number of servers, and waits until they are ready.
     pub(super) fn start(target: &Target, nodes: usize) -> io::Result<Self> {
         let (redis, folder) = (Redis::start()?, tempfile::tempdir()?);
         let database = format!("sqlite://{}/herald.db", folder.path().display());
@@ -70,7 +70,7 @@ impl Cluster {
         self.redis.observed
     }
 
-    /// Publishers, evenly on all nodes and in so many scopes, each of which publishes so many events with one
+    /// `count` publishers, evenly on all nodes and in `scopes` scopes. Each publishes `at_once` events with one
     /// request.
     pub(super) fn publishers(&self, count: usize, scopes: usize, at_once: usize) -> Publishers {
         let publisher = |nth: usize| {

@@ -73,7 +73,7 @@ pub(super) fn nodes(options: &Options, target: &Target) -> io::Result<Report> {
     Ok(report)
 }
 
-/// Takes so many rounds: first one, then the other, and in the next round the other way round.
+/// Measures both in each of this number of rounds, in an order that alternates from round to round.
 fn by_turns(rounds: usize, mut measure: impl FnMut(bool) -> io::Result<()>) -> io::Result<()> {
     for round in 0..rounds {
         say(&format!("round {}", round + 1));
@@ -178,7 +178,7 @@ fn per_unit_us(cpu: Duration, units: u64) -> f64 {
 /// 64 publishers at once on two nodes, in one scope and in 64, and as many that publish without Herald.
 fn redis(options: &Options, target: &Target, report: &mut Report) -> io::Result<()> {
     const PUBLISHERS: usize = 64;
-    /// With so many listeners more, `PUBLISH` is measured once more: the difference is what a listener costs.
+    /// `PUBLISH` is measured again with this number of further listeners: the difference is the cost of a listener.
     const LISTENERS_MORE: usize = 20;
     let lasting = options.lasting(4);
     let bare = Publishing { connections: PUBLISHERS, at_once: 1, listeners: NODES };

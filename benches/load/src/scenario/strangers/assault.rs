@@ -1,4 +1,4 @@
-//! Many hostile connections, played by one thread.
+//! Many hostile connections, driven by one thread.
 
 use std::{
     collections::VecDeque,
@@ -37,7 +37,7 @@ const READY_MAX: usize = 1_024;
 /// must not take the processor from the server or from the neighbour.
 const NICE: i32 = 10;
 
-/// What an attack was.
+/// The figures of an attack.
 pub(super) struct Played {
     /// When the first connection was opened.
     pub(super) began: Instant,
@@ -56,7 +56,7 @@ pub(super) struct Played {
 /// Opens the connections of an attack, has them attack for so long, and closes them.
 ///
 /// # Errors
-/// What the operating system refuses.
+/// The errors of the operating system.
 pub(super) fn play(
     attack: &Attack,
     subject: &Subject,
@@ -103,7 +103,7 @@ struct Member {
     dripped: Instant,
 }
 
-/// What a turn of a member ended with.
+/// The outcome of a turn of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     /// There is more to do at once.

@@ -10,7 +10,7 @@ use std::{
 use super::script::Script;
 use crate::{options::Options, subject::Subject, wire};
 
-/// What a connection that reads no answers takes from the server before it is full: nearly nothing.
+/// The size of the receive buffer of a connection that reads no answers: nearly nothing.
 const RECEIVE_BYTES: usize = 4 * 1024;
 
 /// A megabyte: the default bound of a body and of a message.
@@ -29,7 +29,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Hostile {
     /// The connection.
     pub(super) socket: TcpStream,
-    /// What it does.
+    /// The bytes that it sends.
     pub(super) script: Script,
 }
 
@@ -40,7 +40,7 @@ type Hostiles<'a> = Box<dyn FnMut(usize) -> io::Result<Hostile> + 'a>;
 pub(super) struct Attack {
     /// Its name on the command line.
     pub(super) name: &'static str,
-    /// What each of its connections does, as the rest of a sentence.
+    /// The action of each of its connections, as the rest of a sentence.
     pub(super) about: &'static str,
     /// Makes its connections, whose number it is given.
     pub(super) arm: for<'a> fn(&'a Subject, usize) -> Hostiles<'a>,
@@ -49,9 +49,9 @@ pub(super) struct Attack {
 
 /// How many connections take part.
 enum Size {
-    /// So many, unless the options say otherwise.
+    /// This number, unless the options say otherwise.
     AsChosen(usize),
-    /// So many, whatever the options say: the point is how few they are.
+    /// This number, whatever the options say: the point is how few they are.
     Fixed(usize),
 }
 
@@ -309,7 +309,7 @@ fn half_posts(subject: &Subject) -> impl FnMut(usize) -> io::Result<Hostile> {
     }
 }
 
-/// The head of a masked frame of so many bytes; the mask is zero.
+/// The head of a masked frame of this number of bytes; the mask is zero.
 fn frame_head(first: u8, bytes: usize) -> Vec<u8> {
     let mut head = vec![first, 0xff];
     head.extend_from_slice(&(bytes as u64).to_be_bytes());
@@ -339,7 +339,7 @@ fn endless_fragments() -> Script {
 }
 
 fn dripped_fragment() -> Script {
-    /// What is left to drip.
+    /// The bytes that are still to be sent one at a time.
     const LEFT: usize = 64;
     let mut first = frame_head(0x01, MEGABYTE);
     first.resize(first.len() + MEGABYTE, b'x');

@@ -1,5 +1,4 @@
-//! Attacks by clients that have shown no right to anything, and what the server and a well-behaved
-//! client notice of them.
+//! Attacks by clients without credentials, and their effect on the server and on a well-behaved client.
 //!
 //! Each attack runs against a server of its own, with the default settings of a machine with 512 MB. A
 //! [`neighbour`] measures its latency before the attack and during it. [`attacks`] lists what the
@@ -41,7 +40,7 @@ const RECOVERY_MAX: Duration = Duration::from_secs(60);
 /// How long the neighbour is measured before the attack, at most.
 const CALM_MAX: Duration = Duration::from_secs(5);
 
-/// What one attack did.
+/// The results of one attack.
 struct Outcome {
     start_mb: f64,
     peak_mb: f64,
@@ -116,7 +115,7 @@ fn measure(attack: &Attack, options: &Options, target: &Target) -> io::Result<Ou
     ];
     Ok(Outcome {
         start_mb: mb(start),
-        // What was sent may be worked off after the attackers have gone.
+        // The server may still work on received bytes after the attackers have disconnected.
         peak_mb: mb(subject.observed.peak_bytes()?),
         left_mb: mb(left),
         recovery,

@@ -1,4 +1,4 @@
-//! A well-behaved client beside the attackers, and what it notices of them.
+//! A well-behaved client beside the attackers, and its latency.
 //!
 //! Subscribers of one topic, spread over the server's threads, hear events that are triggered at a
 //! steady pace over kept connections. Latency counts from the moment when an event was due, so a
@@ -26,7 +26,7 @@ use crate::{
     trigger_body, wire,
 };
 
-/// Subscribers: so many that every worker thread has some.
+/// The number of subscribers, which is large enough that every worker thread has some.
 const SUBSCRIBERS: usize = 8;
 
 /// Connections that bring the triggers, in turn.
@@ -35,7 +35,7 @@ const PUBLISHERS: usize = 4;
 /// Events a second.
 const PER_SECOND: u32 = 100;
 
-/// A subscriber says something once in so many events, or the server takes it for gone.
+/// The number of events after which a subscriber sends a message, so that the server does not close it as idle.
 const EVENTS_PER_HEARTBEAT: u64 = 10 * PER_SECOND as u64;
 
 /// Bytes of a payload.
@@ -63,16 +63,16 @@ pub(super) struct Neighbour {
     health: JoinHandle<Vec<(Instant, Duration)>>,
 }
 
-/// What a neighbour has measured.
+/// The measurements of a neighbour.
 pub(super) struct Heard {
     began: Instant,
     slices: Vec<Histogram<u64>>,
     health: Vec<(Instant, Duration)>,
-    /// What no attack may cause.
+    /// The faults, which no attack may cause.
     pub(super) faults: Vec<String>,
 }
 
-/// What it noticed within some time.
+/// Its measurements within an interval.
 pub(super) struct Noticed {
     /// The 99th percentile of latency in each slice.
     pub(super) p99_ms: Vec<f64>,
@@ -124,8 +124,7 @@ impl Neighbour {
 }
 
 impl Heard {
-    /// What was noticed from one moment to another; a slice counts if half of it or
-    /// more lies between them.
+    /// The measurements between two moments; a slice counts if at least half of it lies between them.
     pub(super) fn between(&self, from: Instant, to: Instant) -> Noticed {
         let starts = (0_u32..).map(|nth| self.began + SLICE * nth);
         let within = |start: &Instant| (from..to).contains(&(*start + SLICE / 2));

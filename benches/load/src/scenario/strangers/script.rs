@@ -1,4 +1,4 @@
-//! What one attacker sends, and when.
+//! The bytes that one attacker sends, and the times at which it sends them.
 
 use std::{rc::Rc, time::Duration};
 
@@ -51,7 +51,7 @@ impl Script {
         self.reads
     }
 
-    /// What is to be sent next without a pause; empty at the end.
+    /// The bytes to send next without a pause; empty at the end.
     pub(super) fn next(&self) -> &[u8] {
         if let Some(rest) = self.head.get(self.sent..).filter(|rest| !rest.is_empty()) {
             return rest;
@@ -66,7 +66,7 @@ impl Script {
         self.sent += bytes;
     }
 
-    /// What is sent with pauses, once everything else is sent.
+    /// The bytes to send with pauses, after all others.
     pub(super) fn drip(&self) -> Option<&Drip> {
         self.drip.as_ref().filter(|_| self.next().is_empty())
     }

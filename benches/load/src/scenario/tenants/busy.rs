@@ -19,7 +19,7 @@ use crate::{
 /// Clients that connect at the same time.
 const THREADS: usize = 16;
 
-/// What the kernel takes for a session that does not read, or reads slowly: nearly nothing.
+/// The size of the receive buffer of a session that does not read, or reads slowly: nearly nothing.
 const RECEIVE_BYTES: usize = 4 * 1024;
 
 /// Bytes of a slow session that are read at once.
@@ -35,7 +35,7 @@ pub(super) enum Reads {
     Everything,
     /// No byte.
     Nothing,
-    /// So many bytes a second.
+    /// This number of bytes a second.
     BytesPerSecond(usize),
 }
 
@@ -101,7 +101,7 @@ pub(super) struct Played {
 }
 
 impl Busy {
-    /// Connects so many sessions, each of which joins its channels: all sessions the same ones.
+    /// Connects this number of sessions, which all join the same channels.
     ///
     /// # Errors
     /// If the server does not let them in.
@@ -223,7 +223,7 @@ impl Busy {
     }
 }
 
-/// What publishes one event.
+/// The request, or the frame, that publishes one event.
 fn request(subject: &Subject, publishes: Publishes, number: u64) -> Vec<u8> {
     let payload = payload(&(number - FIRST).to_string(), publishes.payload_bytes());
     if publishes.are_pushes() {
@@ -278,7 +278,7 @@ impl Slow {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // What it did not find to read it does not catch up on.
+                    // Nothing more is there to read. The session does not make up for it later.
                     self.read = due as usize;
                 }
                 Err(_) => self.is_open = false,

@@ -118,7 +118,7 @@ fn rows(neighbour: &Neighbour) -> [Figure; 5] {
     })
 }
 
-/// What one round has shown.
+/// The results of one round.
 struct Outcome {
     /// Of each row, beside the busy app and, where it is compared, without it.
     values: [(f64, Option<f64>); 5],

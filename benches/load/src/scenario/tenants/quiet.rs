@@ -44,12 +44,12 @@ pub(super) struct Quiet {
     work: JoinHandle<io::Result<Heard>>,
 }
 
-/// What it has measured.
+/// Its measurements.
 pub(super) struct Heard {
     latencies: Vec<(Instant, Duration)>,
     /// Whether it never waits for the processor while the server has it.
     pub(super) is_prompt: bool,
-    /// What no busy app may cause.
+    /// The faults, which no busy app may cause.
     pub(super) faults: Vec<String>,
 }
 

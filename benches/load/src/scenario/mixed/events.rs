@@ -1,11 +1,12 @@
-//! Who published what, and whether a subscriber heard all of it, in order, and once.
+//! The record of all published events, with which each subscriber's deliveries are compared: all of them, in order,
+//! and once.
 //!
 //! Each source numbers what it publishes on each channel: 1, 2, 3, … Between the reply to its join
 //! and that to its leave, a subscriber must hear every source without a gap.
 
 use crate::{padded, wire};
 
-/// Who publishes on a channel: the web application first, then clients.
+/// A publisher on a channel: the web application first, then clients.
 pub(super) const SOURCES: usize = 1 + SPEAKERS;
 
 /// The web application, by triggers.
@@ -26,7 +27,7 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// Its payload, of so many bytes.
+    /// Its payload, of this number of bytes.
     pub(super) fn payload(&self, bytes: usize) -> String {
         let Self { channel, source, number, sent_us } = self;
         padded(&format!(r#""n":{number},"c":{channel},"s":{source},"t":{sent_us}"#), bytes)
@@ -47,12 +48,12 @@ impl Event {
 /// A number of each source.
 pub(super) type Numbers = [u64; SOURCES];
 
-/// What was published on each channel.
-pub(super) struct Ledger {
+/// The number of events that were published on each channel.
+pub(super) struct PublishedEvents {
     published: Vec<Numbers>,
 }
 
-impl Ledger {
+impl PublishedEvents {
     pub(super) fn new(channels: usize) -> Self {
         Self { published: vec![[0; SOURCES]; channels] }
     }
@@ -74,23 +75,23 @@ impl Ledger {
     }
 }
 
-/// What was not as it must be.
+/// A fault of the deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// So many were skipped.
+    /// This number of events is missing.
     Missing(u64),
     /// One came after a later one.
     OutOfOrder,
     /// One came again.
     Twice,
-    /// One came to who had not joined.
+    /// An event arrived at a client that had not joined.
     Stray,
 }
 
 /// One join of a subscriber, from its reply to its leave's.
 #[derive(Debug, Clone)]
 pub(super) struct Span {
-    /// What was published when the reply came: whatever follows must be heard.
+    /// The numbers of published events when the reply arrived: the subscriber must receive all later events.
     at_reply: Numbers,
     /// The last that was heard.
     last: [Option<u64>; SOURCES],
@@ -189,10 +190,10 @@ mod tests {
 
     #[test]
     fn each_source_counts_for_itself_on_each_channel() {
-        let mut ledger = Ledger::new(2);
+        let mut events = PublishedEvents::new(2);
         let numbers = [(0, 0), (0, 0), (1, 0), (0, 1)]
-            .map(|(channel, source)| ledger.publish(channel, source, 0).number);
+            .map(|(channel, source)| events.publish(channel, source, 0).number);
         assert_eq!(numbers, [1, 2, 1, 1]);
-        assert_eq!(ledger.published(0), [2, 1, 0, 0]);
+        assert_eq!(events.published(0), [2, 1, 0, 0]);
     }
 }

@@ -1,7 +1,7 @@
 //! The history of a scope: numbers its publications and retains the newest of them.
 //!
-//! Pure: no actor and no clock. One log has all retained publications. Those of each channel form a list
-//! within the log, and those of `#general` form another, because they also belong to channels that do not
+//! Pure: no actor and no clock. All retained publications are in one sequence. Those of each channel form a list
+//! within it, and those of `#general` form another, because they also belong to channels that do not
 //! exist yet. The publications that a subscriber missed are the merge, by offset, of the lists that it
 //! would have been sent.
 //!
@@ -113,7 +113,7 @@ impl History {
     /// Begins to follow a log that numbers the publications, after `head`. Publications up to and including
     /// the offset `unknown` may be missing here. Between that offset and `head` the log has none of this
     /// scope.
-    pub fn fed(head: StreamPosition, unknown: u64) -> Self {
+    pub fn of_log(head: StreamPosition, unknown: u64) -> Self {
         let (retained, general) = (RetainedLog::behind(unknown), List::behind(unknown));
         let new = Self::new(head.epoch);
         Self { head, retained, general, forgotten: unknown, ..new }

@@ -21,8 +21,8 @@
 //! the [`writers`] of its sessions.
 //!
 //! A server without a cluster gives publications their numbers itself. In a cluster, several nodes share a
-//! log: the `cluster` appends publications to it and feeds the streams from it, and its offsets are the
-//! numbers: see `numbering`.
+//! log: the `cluster` appends publications to it and passes those that it reads to the streams, and its
+//! offsets are the numbers: see `numbering`.
 //!
 //! Lists over all nodes are answered in `pages`.
 //!

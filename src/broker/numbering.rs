@@ -171,7 +171,7 @@ impl Following<'_> {
 
     /// The history of a scope that has none yet.
     pub(super) fn begin(&self, key: &ScopeKey) -> History {
-        History::fed(self.head(key), self.gap(key.app))
+        History::of_log(self.head(key), self.gap(key.app))
     }
 
     /// The position of the newest record that is read, as a position of a scope.

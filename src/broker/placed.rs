@@ -21,7 +21,7 @@ use super::{
     spellings::Spellings,
     subscriber::{Format, Frame, FrameKind, ScopeKey, SessionId, Split},
 };
-pub(super) use flight::{Accepted, Fed, Flight};
+pub(super) use flight::{Accepted, Flight, ReadPublication};
 use spoken::Carried;
 pub(super) use spoken::SpokenPublication;
 

@@ -20,7 +20,7 @@ use super::{
     fanout::{Announce, Dispatch, Fanout, Interrupt, TellCount, TrackerLost, WorkerId},
     history::{History, Retention},
     ledger::{Account, RetainedTotals},
-    placed::{Accepted, Batch, Fed, Placed},
+    placed::{Accepted, Batch, Placed, ReadPublication},
     position::StreamPosition,
     recovery::{HistoryPage, Incomplete, Missed, PageQuery, Reading, Wanted},
     subscriber::ScopeKey,
@@ -118,12 +118,22 @@ impl Stream {
 
     /// Takes publications to which a log has given their positions, and passes them to the threads that have
     /// subscribers. Returns the exceeded bounds on retention.
-    pub(super) fn feed(&self, number: u64, fed: Vec<Fed>, now_ms: u64) -> Exceeded {
-        self.place(number, fed, now_ms, |Fed { offset, at_ms, accepted }, history, retention| {
-            let publication = &accepted.publication;
-            let position = history.append_at(offset, publication, at_ms, now_ms, retention);
-            (position, at_ms, accepted)
-        })
+    pub(super) fn place_read(
+        &self,
+        number: u64,
+        read: Vec<ReadPublication>,
+        now_ms: u64,
+    ) -> Exceeded {
+        self.place(
+            number,
+            read,
+            now_ms,
+            |ReadPublication { offset, at_ms, accepted }, history, retention| {
+                let publication = &accepted.publication;
+                let position = history.append_at(offset, publication, at_ms, now_ms, retention);
+                (position, at_ms, accepted)
+            },
+        )
     }
 
     /// Appends publications to the history with a function that returns the position, the time and the publication,
@@ -170,7 +180,7 @@ impl Stream {
     /// gap.
     pub(super) fn interrupt(&self, head: StreamPosition, now_ms: u64) {
         let mut state = self.state.lock();
-        let begin = |history: &mut History| *history = History::fed(head, head.offset);
+        let begin = |history: &mut History| *history = History::of_log(head, head.offset);
         state.with_history(&self.account, begin);
         state.used_ms = now_ms;
         if let Some(tracker) = &state.tracker {

@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Incarnation, LogEpoch, LogPosition, Logged, NodeId, NodeInfo, Partition};
 
-/// Whether the engine may continue to feed a partition.
+/// Whether the engine may continue to pass on the records of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
     /// The engine may continue.
@@ -16,7 +16,7 @@ pub enum Flow {
     Pause,
 }
 
-/// The part of a node that is fed from the log.
+/// The part of a node that receives the records of the log.
 ///
 /// All functions are called on the engine's thread, one at a time. They must not block.
 pub trait Follower: Send + Sync {

@@ -89,7 +89,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The number of partitions.
     fn partitions(&self) -> u16;
 
-    /// Begins to feed a follower: first with all records that the log retains, then with each appended one.
+    /// Begins to pass records to a follower: first all that the log retains, then each appended one.
     /// Only the first call has an effect.
     fn follow(&self, follower: Arc<dyn Follower>);
 
@@ -148,7 +148,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// A channel with the present state of the engine and each later one.
     fn state(&self) -> watch::Receiver<EngineState>;
 
-    /// Continues to feed a partition that [`Flow::Pause`] has paused.
+    /// Continues to pass on the records of a partition that [`Flow::Pause`] has paused.
     fn resume(&self, partition: Partition);
 
     /// Gives up the lease, so that this node's members leave all places. Resolves when that is done, or at

@@ -19,7 +19,7 @@ pub(super) struct Identity(pub(super) Bytes);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Instance(pub(super) [u8; 16]);
 
-/// One incarnation of a node.
+/// A life: a node together with its incarnation.
 pub(super) type Life = (NodeId, Incarnation);
 
 /// The id of a line. A line that was made later has a higher one.
@@ -49,15 +49,15 @@ pub(super) enum LogRequest {
         /// The epoch that replaces it.
         fresh: LogEpoch,
     },
-    /// Permit an incarnation to put members over this line, and to append no more over earlier ones. The answer
+    /// Permit a life to put members over this line, and to append no more over earlier ones. The answer
     /// is [`Reply::Done`].
     Register(Life, LineId),
-    /// Remove the members of an incarnation, and append `leaver` if there were any. The answer is
+    /// Remove the members of a life, and append `leaver` if there were any. The answer is
     /// [`Reply::Done`].
     Bury {
         /// The identity that the connection found.
         identity: Identity,
-        /// The incarnation.
+        /// The life.
         life: Life,
         /// The batch that announces to all nodes that the members leave.
         leaver: Bytes,
@@ -68,7 +68,7 @@ pub(super) enum LogRequest {
     Renew(Renew),
     /// Mark a lease as ended, if it has run out or `is_forced`. The answer is [`Reply::Condemned`].
     Condemn {
-        /// The incarnation.
+        /// The life.
         life: Life,
         /// Whether the node itself gives the lease up.
         is_forced: bool,
@@ -110,7 +110,7 @@ pub(super) struct Commit {
     pub(super) identity: Identity,
     /// The epoch to begin if one has to begin.
     pub(super) fresh: LogEpoch,
-    /// The node that commits, for its members.
+    /// The life that commits, for its members.
     pub(super) life: Life,
     /// The line over which the batch is sent.
     pub(super) line: LineId,
@@ -145,13 +145,13 @@ pub(super) struct ReadRange {
 /// A lease to renew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Renew {
-    /// The node.
+    /// The node and its incarnation.
     pub(super) life: Life,
     /// The process of the node.
     pub(super) instance: Instance,
     /// The time after which the lease runs out.
     pub(super) ttl: Duration,
-    /// Whether the incarnation has no lease yet.
+    /// Whether the life has no lease yet.
     pub(super) is_first: bool,
     /// The description that the node publishes of itself.
     pub(super) info: Bytes,

@@ -16,7 +16,7 @@ use crate::{
         feed::Extent,
         now_ms,
         numbering::{Following, read_scope},
-        placed::{Accepted, Fed},
+        placed::{Accepted, ReadPublication},
         position::StreamPosition,
         subscriber::ScopeKey,
         topics::{Topics, TopicsInner},
@@ -187,12 +187,14 @@ impl Topics {
             }
             return following.skip(key.app, last);
         }
-        let fed = publications.into_iter();
-        let fed = fed.filter_map(|(offset, entry)| self.fed(cluster, key, offset, &entry));
-        let mut fed = Some(fed.collect::<Vec<_>>());
+        let read = publications.into_iter();
+        let read =
+            read.filter_map(|(offset, entry)| self.read_publication(cluster, key, offset, &entry));
+        let mut read = Some(read.collect::<Vec<_>>());
         let number = self.next_batch();
-        let exceeded = directory
-            .with(key, |stream| stream.feed(number, fed.take().unwrap_or_default(), now_ms()));
+        let exceeded = directory.with(key, |stream| {
+            stream.place_read(number, read.take().unwrap_or_default(), now_ms())
+        });
         match exceeded {
             Some(exceeded) => self.note_exceeded(key.app, exceeded),
             // The stream was forgotten at this moment.
@@ -227,22 +229,22 @@ impl Topics {
     }
 
     /// A publication with its position, and with its permit if this node has appended it.
-    fn fed(
+    fn read_publication(
         &self,
         cluster: &Cluster,
         key: &ScopeKey,
         offset: u64,
         entry: &PublicationEntry,
-    ) -> Option<Fed> {
+    ) -> Option<ReadPublication> {
         let at_ms = entry.at_ms();
         if let Some(accepted) = self.take_own(cluster, key, entry) {
-            return Some(Fed { offset, at_ms, accepted });
+            return Some(ReadPublication { offset, at_ms, accepted });
         }
         let publication = entry.read(key)?;
         let watched = self.feed().deliveries(publication.app, Extent::Part);
         let hold = cluster.remote_flights.enter().into();
         let (accepted, _) = Accepted::new(publication, Instant::now(), Some(hold));
-        Some(Fed { offset, at_ms, accepted: accepted.watched(watched) })
+        Some(ReadPublication { offset, at_ms, accepted: accepted.watched(watched) })
     }
 
     /// Takes the publication that this node has accepted and appended as this record, with its permit and its counts,

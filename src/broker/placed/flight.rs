@@ -56,7 +56,7 @@ impl From<RemoteFlight> for Hold {
 }
 
 /// A publication to which a log has given its position.
-pub(in crate::broker) struct Fed {
+pub(in crate::broker) struct ReadPublication {
     pub(in crate::broker) offset: u64,
     /// The time at which the publication was accepted, in Unix milliseconds.
     pub(in crate::broker) at_ms: u64,

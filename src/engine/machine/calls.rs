@@ -73,7 +73,7 @@ impl Machine {
         deadline: Instant,
         snapshot: oneshot::Sender<Result<Snapshot, Unavailable>>,
     ) {
-        let has_begun = |log: &Log| log.feed.at().is_some();
+        let has_begun = |log: &Log| log.reading.at().is_some();
         let log = self.logs.get(usize::from(partition.0)).filter(|log| has_begun(log));
         if partition.0 >= self.config.partitions || log.is_none() {
             let _ = snapshot.send(Err(Unavailable));
@@ -170,7 +170,7 @@ impl Machine {
     /// Continues with a partition that the follower has paused.
     pub(in crate::engine) fn resume(&mut self, partition: Partition) {
         let log = LogIndex(partition.0);
-        if log < self.control() && self.log(log).feed.resume() {
+        if log < self.control() && self.log(log).reading.resume() {
             self.read(log);
         }
     }

@@ -5,21 +5,23 @@
 //! follower is called directly. The driver connects the machine with a real Redis, and the simulation of
 //! the tests with one that delays, drops, repeats and forgets.
 //!
-//! - `feed` is the position up to which a log was read; it finds and fills gaps.
+//! - `reading` is the position up to which a log was read; it finds and fills gaps.
 //! - `commits` has the appends that wait for a log, and the batch under way.
 //! - `rounds` decides when the batches of a line leave.
 //! - `lease` renews this node's lease, and finds expired leases of other nodes.
 //! - `questions` has the questions that wait for the answers of other nodes.
 //!
-//! A *line* is the connection to one Redis server, for commands and for pushes. A Redis Cluster has several,
-//! and each log belongs to one of them. A *letter* is a question or an answer that one node sends to another
-//! through Redis. A *probe* is a round trip through Redis that proves that a line delivers.
+//! A *log* in this module is that of one partition, or that of the messages to all nodes (`LogIndex`). A
+//! *line* is the connection to one Redis server, for commands and for pushes. A Redis Cluster has several,
+//! and each log belongs to one of them. A *life* is an incarnation together with the number of its node. A
+//! *letter* is a question or an answer that one node sends to another through Redis. A *probe* is a round
+//! trip through Redis that proves that a line delivers.
 
 mod calls;
 mod commits;
-mod feed;
 mod lease;
 mod questions;
+mod reading;
 mod replies;
 mod rng;
 mod rounds;
@@ -48,10 +50,10 @@ use super::{
 use crate::metrics::Metrics;
 pub(super) use commits::AppendedSender;
 use commits::Commits;
-use feed::{LogFeed, Need, Step};
 use lease::Lease;
 pub(super) use questions::AnswersSender;
 use questions::Questions;
+use reading::{LogReading, Need, Step};
 use rng::Rng;
 use rounds::{Queued, Round};
 
@@ -112,7 +114,7 @@ pub(super) enum Output {
 
 struct Log {
     line: Option<LineId>,
-    feed: LogFeed,
+    reading: LogReading,
     commits: Commits,
     /// Whether the follower has been told of an epoch of this log.
     has_begun: bool,
@@ -201,7 +203,7 @@ impl Machine {
     pub(super) fn new(config: Config, shared: Arc<EngineShared>, metrics: Arc<Metrics>) -> Self {
         let log = |index| Log {
             line: None,
-            feed: LogFeed::new(index == config.partitions),
+            reading: LogReading::new(index == config.partitions),
             commits: Commits::default(),
             has_begun: false,
             is_registered: false,
@@ -295,7 +297,7 @@ impl Machine {
         ms + u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX / 2)
     }
 
-    /// Begins to feed a follower.
+    /// Begins to pass records to a follower.
     pub(super) fn follow(&mut self, follower: Arc<dyn Follower>, now: Instant) {
         if self.follower.is_some() {
             return;
@@ -303,7 +305,7 @@ impl Machine {
         follower.nodes_changed(&self.lease.live);
         self.follower = Some(follower);
         for log in self.all_logs() {
-            if self.log(log).line.is_some() && self.log(log).feed.must_read() {
+            if self.log(log).line.is_some() && self.log(log).reading.must_read() {
                 self.read(log);
             }
         }
@@ -322,7 +324,7 @@ impl Machine {
         for log in &logs {
             self.log(*log).line = Some(line);
             // A partition may have been resumed while it had no line.
-            self.log(*log).feed.disconnected();
+            self.log(*log).reading.disconnected();
         }
         let has_control = logs.contains(&self.control());
         let added = Line {
@@ -343,7 +345,7 @@ impl Machine {
             if self.lease.is_held {
                 self.register(log);
             }
-            if self.follower.is_some() && self.log(log).feed.must_read() {
+            if self.follower.is_some() && self.log(log).reading.must_read() {
                 self.read(log);
             }
         }
@@ -360,7 +362,7 @@ impl Machine {
         for index in &logs {
             let log = self.log(*index);
             (log.line, log.is_registered, log.registering) = (None, false, None);
-            log.feed.disconnected();
+            log.reading.disconnected();
             log.commits.disconnected();
         }
         if logs.contains(&self.control()) {
@@ -405,20 +407,20 @@ impl Machine {
         }
         let Some(message) = LogMessage::decode(bytes) else {
             warn!("a message of another version cannot be read; the log is read instead");
-            if self.log(log).feed.must_read() {
+            if self.log(log).reading.must_read() {
                 self.read(log);
             }
             return;
         };
         let mut steps = Vec::new();
-        let need = self.log(log).feed.push(message, length, &mut steps);
+        let need = self.log(log).reading.push(message, length, &mut steps);
         self.advance(log, steps, need);
     }
 
-    /// Makes the calls on the follower, and then sends the command that the feed needs. Returns whether the
+    /// Makes the calls on the follower, and then sends the command that the reading needs. Returns whether the
     /// follower has paused.
     fn advance(&mut self, log: LogIndex, steps: Vec<Step>, need: Need) -> bool {
-        if self.log(log).feed.take_gap() {
+        if self.log(log).reading.take_gap() {
             self.metrics.engine.gaps_repaired.inc();
         }
         let is_paused = self.tell_follower(log, steps);
@@ -436,7 +438,7 @@ impl Machine {
                 self.call(log, Call::Break(log), LogRequest::Break { seen, fresh });
             }
         }
-        if self.log(log).feed.has_read() {
+        if self.log(log).reading.has_read() {
             self.log(log).commits.has_read();
         }
         is_paused
@@ -465,7 +467,7 @@ impl Machine {
                     log.commits.seen(message.id, message.at, message.count);
                     let flow = deliver(&*follower, partition, is_control, &message);
                     if flow == Flow::Pause {
-                        log.feed.pause_after(&message);
+                        log.reading.pause_after(&message);
                         return true;
                     }
                 }
@@ -524,7 +526,7 @@ impl Machine {
         }
         line.next_probe = now + self.config.probe_interval;
         let (logs, nonce) = (line.logs.clone(), self.rng.next());
-        let sent = logs.iter().map(|log| (*log, self.logs[usize::from(log.0)].feed.reached()));
+        let sent = logs.iter().map(|log| (*log, self.logs[usize::from(log.0)].reading.reached()));
         let sent = sent.collect();
         let probe = Probe { nonce, sent_at: now, sent, places: None, is_heard: false };
         line.probe = Some(probe);
@@ -545,14 +547,14 @@ impl Machine {
         let Some(Probe { sent, places: Some(places), .. }) = line.probe.take() else { return };
         let mut lag = 0;
         for (place, (log, sent)) in places.into_iter().zip(sent) {
-            let (at, line) = (self.log(log).feed.at(), self.log(log).line);
+            let (at, line) = (self.log(log).reading.at(), self.log(log).line);
             let need = match place {
                 // The server has lost the state of the log, but the connection stayed.
-                None => self.log(log).feed.read_on(),
+                None => self.log(log).reading.read_on(),
                 Some(place) => {
                     let here = at.filter(|at| at.epoch == place.epoch).map_or(0, |at| at.offset);
                     lag += place.next.saturating_sub(here.max(1));
-                    self.log(log).feed.probed(sent, place)
+                    self.log(log).reading.probed(sent, place)
                 }
             };
             if line == Some(id) {
@@ -570,7 +572,7 @@ impl Machine {
 
     fn read(&mut self, log: LogIndex) {
         let Some(identity) = self.identity_of(log) else { return };
-        let (fresh, from) = (self.rng.epoch(), self.log(log).feed.reads_from());
+        let (fresh, from) = (self.rng.epoch(), self.log(log).reading.reads_from());
         let read = super::request::ReadRange { identity, fresh, from };
         self.call(log, Call::Read(log), LogRequest::Read(read));
     }
@@ -674,7 +676,8 @@ impl Machine {
 
     /// Determines whether the engine can be used, and publishes and logs a change.
     fn judge_state(&mut self, now: Instant) {
-        let is_usable = |log: &Log| log.line.is_some() && log.is_registered && log.feed.has_read();
+        let is_usable =
+            |log: &Log| log.line.is_some() && log.is_registered && log.reading.has_read();
         let is_up = self.lease.is_held && !self.has_left && self.logs.iter().all(is_usable);
         let before = *self.shared.state.borrow();
         let after = match before {

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use log::{error, warn};
 
-use super::{Call, LineId, LogIndex, Machine, Output, REFUSALS_LOGGED_EVERY, feed::Acknowledged};
+use super::{
+    Call, LineId, LogIndex, Machine, Output, REFUSALS_LOGGED_EVERY, reading::Acknowledged,
+};
 use crate::engine::{
     LogPosition, Unavailable,
     request::{CallId, LeaseEntry, Life, LogRequest, Renewal, Reply, RequestFailure},
@@ -40,11 +42,11 @@ impl Machine {
                 let settled = self.log(log).commits.committed(epoch, outcomes);
                 if let Some((id, offset, end)) = settled.appended {
                     let at = LogPosition { epoch, offset };
-                    let need = self.log(log).feed.acknowledged(Acknowledged { at, end, id });
+                    let need = self.log(log).reading.acknowledged(Acknowledged { at, end, id });
                     self.advance(log, Vec::new(), need);
                 }
-                let is_other = self.log(log).feed.at().is_some_and(|at| at.epoch != epoch);
-                if is_other && self.log(log).feed.must_read() {
+                let is_other = self.log(log).reading.at().is_some_and(|at| at.epoch != epoch);
+                if is_other && self.log(log).reading.must_read() {
                     self.read(log);
                 }
                 if settled.is_lapsed {
@@ -53,14 +55,14 @@ impl Machine {
                 self.filled.insert(log);
             }
             (Call::Read(log), Reply::Read(range)) => {
-                let (mut steps, had_read) = (Vec::new(), self.log(log).feed.has_read());
-                let need = self.log(log).feed.read(range, &mut steps);
+                let (mut steps, had_read) = (Vec::new(), self.log(log).reading.has_read());
+                let need = self.log(log).reading.read(range, &mut steps);
                 if self.advance(log, steps, need) && !had_read {
-                    self.log(log).feed.unread();
+                    self.log(log).reading.unread();
                 }
             }
             (Call::Break(log), Reply::Done) => {
-                if self.log(log).feed.must_read() {
+                if self.log(log).reading.must_read() {
                     self.read(log);
                 }
             }

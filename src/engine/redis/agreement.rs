@@ -34,7 +34,7 @@ impl Agreement {
     /// The values of a node with these settings. `owner` is the same for all nodes that may share the prefix.
     pub(super) fn new(settings: &EngineSettings, keys: RedisKeys, owner: [u8; 16]) -> Self {
         let owner = owner.iter().map(|byte| format!("{byte:02x}")).collect();
-        // The channels of these databases had other names before.
+        // Before this format, the channels of databases other than 0 had names without the number of the database.
         let format = match settings.database() {
             0 => FORMAT.to_string(),
             _ => format!("{FORMAT}b"),

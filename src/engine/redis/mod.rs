@@ -1,9 +1,10 @@
 //! The engine of several nodes that share a Redis.
 //!
-//! Each log is a counter, a trimmed Redis stream, and a channel. One script takes a batch, assigns its
-//! offsets, adds it to the stream and publishes it; the script's answer is the acknowledgement. `scripts/`
-//! has the scripts, `script` encodes their calls and decodes their answers, and `keys` has the names of
-//! their keys and channels.
+//! Each partition of the log, and the log of the messages to all nodes, is a counter, a trimmed Redis stream,
+//! and a channel; this room calls each of them a log. One script takes a batch, assigns its offsets, adds it
+//! to the stream and publishes it; the script's answer is the acknowledgement. `scripts/` has the scripts,
+//! `script` encodes their calls and decodes their answers, and `keys` has the names of their keys and
+//! channels.
 //!
 //! The protocol is in [`machine`](super::machine). This module connects it with Redis: `connect` and
 //! `supervisor` make connections and replace broken ones, `driver` is the engine's thread with a runtime of

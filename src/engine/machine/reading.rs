@@ -1,4 +1,4 @@
-//! The feed of a log: the position up to which a node has read it, and how it finds and fills gaps.
+//! The reading of a log: the position up to which a node has read it, and how the node finds and fills gaps.
 //!
 //! Redis pushes the messages of a log. Their offsets are dense, so the node notices a missing message when
 //! the next one arrives, or when a probe reports a later position. It then holds back the later messages,
@@ -28,7 +28,7 @@ const RECENT_MAX: usize = 64;
 /// The number of ended epochs that are remembered.
 const ENDED_MAX: usize = 256;
 
-/// The number of epochs of which a feed remembers the newest acknowledged batch.
+/// The number of epochs of which a reading remembers the newest acknowledged batch.
 const ACKNOWLEDGED_MAX: usize = 8;
 
 /// A batch that Redis has acknowledged. While its epoch lasts, the log cannot be before `end`.
@@ -59,13 +59,13 @@ pub(super) enum Step {
     Lost(LogEpoch, u64, u64),
 }
 
-/// The command that the machine must send for a feed.
+/// The command that the machine must send for a reading.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Need {
     /// No command.
     #[default]
     Nothing,
-    /// Read a range of the log, from the position of the feed.
+    /// Read a range of the log, from the position of the reading.
     Read,
     /// End this epoch, because it gave the same offsets twice, or had ended before.
     Break(LogEpoch),
@@ -73,14 +73,14 @@ pub(super) enum Need {
 
 /// The state of one log.
 #[derive(Debug, Default)]
-pub(super) struct LogFeed {
+pub(super) struct LogReading {
     /// The position of the next message; `None` before the first reading.
     at: Option<LogPosition>,
-    /// Whether the feed begins at the end of the log, without the retained records.
+    /// Whether the reading begins at the end of the log, without the retained records.
     is_tail_only: bool,
-    /// The batch before `at`, if this feed knows it.
+    /// The batch before `at`, if this reading knows it.
     last: BatchId,
-    /// The newest batch that this node has appended in the present epoch of this feed and in each later one,
+    /// The newest batch that this node has appended in the present epoch of this reading and in each later one,
     /// the latest epoch last.
     acknowledged: Vec<Acknowledged>,
     /// The value of `acknowledged` when the reading under way began. A reading that does not find these
@@ -100,8 +100,8 @@ pub(super) struct LogFeed {
     gap: bool,
 }
 
-impl LogFeed {
-    /// A feed that begins with the oldest retained record, or (`is_tail_only`) with the next appended one.
+impl LogReading {
+    /// A reading that begins with the oldest retained record, or (`is_tail_only`) with the next appended one.
     pub(super) fn new(is_tail_only: bool) -> Self {
         Self { is_tail_only, ..Self::default() }
     }
@@ -124,7 +124,7 @@ impl LogFeed {
         self.has_read
     }
 
-    /// Resets the feed after its connection broke: all messages and answers on their way are lost.
+    /// Resets the reading after its connection broke: all messages and answers on their way are lost.
     pub(super) fn disconnected(&mut self) {
         self.hold_nothing();
         (self.is_reading, self.has_read, self.is_behind) = (false, false, true);
@@ -154,7 +154,7 @@ impl LogFeed {
         }
     }
 
-    /// Pauses after a message until [`LogFeed::resume`]. The messages after it have not been delivered.
+    /// Pauses after a message until [`LogReading::resume`]. The messages after it have not been delivered.
     pub(super) fn pause_after(&mut self, message: &LogMessage) {
         let at = LogPosition { offset: message.end(), ..message.at };
         (self.at, self.last) = (Some(at), message.id);
@@ -235,18 +235,18 @@ impl LogFeed {
         steps.push(Step::Deliver(message));
     }
 
-    /// Returns whether this feed remembers that it delivered another batch at this position.
+    /// Returns whether this reading remembers that it delivered another batch at this position.
     fn was_other(&self, at: LogPosition, id: BatchId) -> bool {
         let oldest = self.recent.front().map_or(u64::MAX, |(first, _)| *first);
         at.offset >= oldest && !self.recent.contains(&(at.offset, id))
     }
 
-    /// Returns whether this feed remembers that it delivered other records at the offsets of a message.
+    /// Returns whether this reading remembers that it delivered other records at the offsets of a message.
     fn was_another(&self, message: &LogMessage) -> bool {
         self.straddles(message) || self.was_other(message.at, message.id)
     }
 
-    /// Returns whether a message has offsets of the present epoch before and after the feed's position.
+    /// Returns whether a message has offsets of the present epoch before and after the reading's position.
     fn straddles(&self, message: &LogMessage) -> bool {
         self.at.is_some_and(|at| {
             let is_before = message.at.epoch == at.epoch && message.at.offset < at.offset;
@@ -254,7 +254,7 @@ impl LogFeed {
         })
     }
 
-    /// Returns whether the log's message before the feed's position is not the one that the feed has read.
+    /// Returns whether the log's message before the reading's position is not the one that the reading has read.
     fn was_preceded_by_another(&self, before: &LogMessage) -> bool {
         let end = LogPosition { offset: before.end(), ..before.at };
         self.straddles(before) || (self.at == Some(end) && before.id.differs(self.last))
@@ -266,7 +266,7 @@ impl LogFeed {
         is_other || (self.at == Some(message.at) && message.follows.differs(self.last))
     }
 
-    /// Returns whether the log has the position of this feed, but with another newest batch.
+    /// Returns whether the log has the position of this reading, but with another newest batch.
     fn is_elsewhere(&self, place: &LogPlace) -> bool {
         let here = LogPosition { epoch: place.epoch, offset: place.next };
         self.at == Some(here) && place.last.differs(self.last)
@@ -281,7 +281,7 @@ impl LogFeed {
             Some(found) => {
                 self.must_find[found].end > place.next || found + 1 < self.must_find.len()
             }
-            // All acknowledged batches are of epochs after the one that this feed reads.
+            // All acknowledged batches are of epochs after the one that this reading reads.
             None => is_here && !self.must_find.is_empty(),
         };
         is_ahead || is_missing || self.is_elsewhere(place)
@@ -347,7 +347,7 @@ impl LogFeed {
     }
 
     /// Takes the position of the log that a probe has read. The probe's number has arrived, so all messages
-    /// that were pushed before it have arrived, too. `sent` is the result of [`LogFeed::reached`] when the
+    /// that were pushed before it have arrived, too. `sent` is the result of [`LogReading::reached`] when the
     /// probe was sent.
     pub(super) fn probed(&mut self, sent: Option<LogPosition>, place: LogPlace) -> Need {
         let Some(at) = self.at.filter(|_| self.has_read && !self.is_reading && !self.is_paused)
@@ -443,7 +443,7 @@ impl LogFeed {
         if self.must_read() { Need::Read } else { Need::Nothing }
     }
 
-    /// Delivers the held messages that follow the feed's position without a gap.
+    /// Delivers the held messages that follow the reading's position without a gap.
     fn release(&mut self, steps: &mut Vec<Step>) -> Need {
         while let Some((_, (message, bytes))) = self.held.pop_first() {
             self.held_bytes -= bytes;

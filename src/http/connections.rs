@@ -2,7 +2,7 @@
 //! topics of an app.
 //!
 //! A session's number would tell an app how many sessions the whole server has had. It is therefore
-//! shown as a name that only this server can read.
+//! shown as an id that only this server can read.
 
 use actix_web::{HttpRequest, HttpResponse, http::header::CACHE_CONTROL, web};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -24,7 +24,7 @@ const LIMIT_DEFAULT: usize = 100;
 /// The most sessions of one answer.
 const LIMIT_MAX: usize = 1_000;
 
-/// The input from which the key for names is derived, so that no other use of the server's key reveals
+/// The input from which the key for ids is derived, so that no other use of the server's key reveals
 /// one.
 const PURPOSE: &[u8] = b"herald connection";
 
@@ -60,17 +60,17 @@ pub async fn list(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let app = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
-    let names = SessionNames::new(&services.settings.secrets.secret_key_base);
+    let ids = ConnectionIds::new(&services.settings.secrets.secret_key_base);
     let mut query = Query::of(&request)?;
     let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX);
     let after = query.read("after", |after| match after {
         "" => Ok(None),
-        _ => names.read(after).map(Some).ok_or_else(|| "names no session".into()),
+        _ => ids.read(after).map(Some).ok_or_else(|| "names no session".into()),
     });
     let (limit, after) = query.check(Ok((limit, after.flatten())))?;
     let found = services.topics.connections(app.id, after, limit).await;
     let found = found.map_err(|Unanswered| ApiError::Unavailable)?;
-    let view = |connected| ConnectionView::of(connected, &names, &app, &services);
+    let view = |connected| ConnectionView::of(connected, &ids, &app, &services);
     let data: Vec<_> = found.sessions.into_iter().map(view).collect();
     Ok(HttpResponse::Ok()
         .insert_header((CACHE_CONTROL, "no-store"))
@@ -87,10 +87,10 @@ pub async fn delete(
     path: web::Path<(String, String)>,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
-    let (slug, name) = path.into_inner();
+    let (slug, id) = path.into_inner();
     let app = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
-    let names = SessionNames::new(&services.settings.secrets.secret_key_base);
-    let session = names.read(&name).ok_or(ApiError::NotFound)?;
+    let ids = ConnectionIds::new(&services.settings.secrets.secret_key_base);
+    let session = ids.read(&id).ok_or(ApiError::NotFound)?;
     match services.topics.end_connection(app.id, session).await {
         Ok(true) => Ok(HttpResponse::NoContent().finish()),
         Ok(false) => Err(ApiError::NotFound),
@@ -99,7 +99,7 @@ pub async fn delete(
 }
 
 impl ConnectionView {
-    fn of(connected: Connected, names: &SessionNames, app: &App, services: &Services) -> Self {
+    fn of(connected: Connected, ids: &ConnectionIds, app: &App, services: &Services) -> Self {
         let Connected { session, about, places, subs, queue: Load { frames, bytes } } = connected;
         let addressing = services.addressing();
         let spell = |place: &crate::broker::subscriber::Place| {
@@ -111,7 +111,7 @@ impl ConnectionView {
         let since = DateTime::from_timestamp(about.since_s().into(), 0);
         let kind = about.kind();
         Self {
-            id: names.name(session),
+            id: ids.id(session),
             protocol: match kind.map(|kind| kind.version) {
                 Some(ProtocolVersion::Pusher) => "pusher",
                 _ => "phoenix",
@@ -131,22 +131,22 @@ impl ConnectionView {
     }
 }
 
-/// Turns a session's number into a name and back.
-pub(super) struct SessionNames(Permutation);
+/// Turns a session's number into the id that an app is shown, and back.
+pub(super) struct ConnectionIds(Permutation);
 
-impl SessionNames {
+impl ConnectionIds {
     pub(super) fn new(key: &SecretString) -> Self {
         Self(Permutation::new(key, PURPOSE))
     }
 
-    /// The name of a session: 11 characters that need no escaping in a path.
-    pub(super) fn name(&self, SessionId(number): SessionId) -> String {
+    /// The connection id of a session: 11 characters that need no escaping in a path.
+    pub(super) fn id(&self, SessionId(number): SessionId) -> String {
         URL_SAFE_NO_PAD.encode(self.0.hide(number).to_be_bytes())
     }
 
-    /// The session with this name; `None` if the text is not a name.
-    fn read(&self, name: &str) -> Option<SessionId> {
-        let bytes: [u8; 8] = URL_SAFE_NO_PAD.decode(name).ok()?.try_into().ok()?;
+    /// The session with this id; `None` if the text is not an id.
+    fn read(&self, id: &str) -> Option<SessionId> {
+        let bytes: [u8; 8] = URL_SAFE_NO_PAD.decode(id).ok()?.try_into().ok()?;
         Some(SessionId(self.0.reveal(u64::from_be_bytes(bytes))))
     }
 }
@@ -156,18 +156,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_back_and_tell_strangers_nothing() {
-        let (names, others) =
-            (SessionNames::new(&"key".into()), SessionNames::new(&"other".into()));
+    fn ids_are_read_back_and_tell_strangers_nothing() {
+        let (ids, others) =
+            (ConnectionIds::new(&"key".into()), ConnectionIds::new(&"other".into()));
         for number in [0, 1, 2, 15_000, (7 << 48) + 3, u64::MAX] {
-            let name = names.name(SessionId(number));
-            assert_eq!((name.len(), names.read(&name)), (11, Some(SessionId(number))), "{name}");
-            assert_ne!(others.read(&name), Some(SessionId(number)));
+            let id = ids.id(SessionId(number));
+            assert_eq!((id.len(), ids.read(&id)), (11, Some(SessionId(number))), "{id}");
+            assert_ne!(others.read(&id), Some(SessionId(number)));
         }
-        let [one, next] = [1, 2].map(|number| names.name(SessionId(number)));
+        let [one, next] = [1, 2].map(|number| ids.id(SessionId(number)));
         assert_ne!(one[..4], next[..4], "neighbours are not alike");
-        for nothing in ["", "1", "AAAAAAAAAAAA", "not a name!"] {
-            assert_eq!(names.read(nothing), None, "{nothing:?}");
+        for nothing in ["", "1", "AAAAAAAAAAAA", "not an id!!"] {
+            assert_eq!(ids.read(nothing), None, "{nothing:?}");
         }
     }
 }

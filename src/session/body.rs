@@ -51,7 +51,7 @@ pub struct BodyBudget {
 struct ArrivingBodies {
     /// The bodies in the order of their last progress.
     bodies: BTreeMap<u64, Arriving>,
-    next_turn: u64,
+    next_progress: u64,
     /// The bytes that they are charged together.
     bytes: usize,
 }
@@ -146,24 +146,24 @@ impl BodyBudget {
 }
 
 impl ArrivingBodies {
-    /// Adds a body that has just made progress, and returns its turn.
+    /// Adds a body that has just made progress, and returns the number of this progress.
     fn push(&mut self, body: Arriving) -> u64 {
-        let turn = self.next_turn;
-        self.next_turn += 1;
+        let progress = self.next_progress;
+        self.next_progress += 1;
         self.bytes += body.bytes;
-        self.bodies.insert(turn, body);
-        turn
+        self.bodies.insert(progress, body);
+        progress
     }
 
     /// Removes a body; `None` if another body has taken its room.
-    fn remove(&mut self, turn: u64) -> Option<Arriving> {
-        let removed = self.bodies.remove(&turn)?;
+    fn remove(&mut self, progress: u64) -> Option<Arriving> {
+        let removed = self.bodies.remove(&progress)?;
         self.bytes -= removed.bytes;
         Some(removed)
     }
 
-    /// Charges these bytes to the budget for a body that is not among these. If they do not fit, the bodies
-    /// without progress for the longest time make room for them, provided that they have enough together.
+    /// Charges bytes to the budget for a body that is not one of the arriving ones. If the bytes do not fit, the
+    /// arriving bodies that have made no progress for the longest time are ended, provided that this frees enough.
     fn make_room(&mut self, bytes: usize, budget: &BodyBudget) -> bool {
         while !budget.take(bytes, BudgetShare::Half) {
             let others = budget.used_bytes.load(Relaxed).saturating_sub(self.bytes);
@@ -236,15 +236,15 @@ struct Charge {
     share: BudgetShare,
     /// Ends the reading of the body.
     stop: AbortHandle,
-    /// The body's turn among the bodies of visitors that are being read, while it is one of them.
-    turn: Option<u64>,
+    /// The number of the body's last progress, while it is one of the arriving bodies.
+    progress: Option<u64>,
 }
 
 impl Charge {
     /// The charge of a body of which nothing has arrived, and the registration by which its reading ends.
     fn none(budget: &BodyBudget, share: BudgetShare) -> (Self, AbortRegistration) {
         let (stop, stopped) = AbortHandle::new_pair();
-        (Self { budget: budget.clone(), bytes: 0, share, stop, turn: None }, stopped)
+        (Self { budget: budget.clone(), bytes: 0, share, stop, progress: None }, stopped)
     }
 
     /// Charges further bytes, because the body makes progress.
@@ -259,8 +259,9 @@ impl Charge {
         }
     }
 
-    /// Charges further bytes to a visitor's body. The lock is held over all steps, because another body that needs
-    /// room is refused if it finds this one charged, but not among those that can make room.
+    /// Charges further bytes to a visitor's body. The lock is held over all steps: another body that needs room
+    /// meanwhile would find the bytes of this one charged, but not this body among the arriving ones that can be
+    /// ended, and would be refused.
     fn add_of_visitor(&mut self, bytes: usize) -> Result<(), UnreadBody> {
         let budget = self.budget.clone();
         let mut arriving = budget.arriving.lock();
@@ -271,22 +272,22 @@ impl Charge {
         }
         self.bytes += bytes;
         let body = Arriving { bytes: self.bytes, stop: self.stop.clone() };
-        self.turn = Some(arriving.push(body));
+        self.progress = Some(arriving.push(body));
         Ok(())
     }
 
-    /// Takes the body out of those whose room other bodies may take. Fails if another body has taken the room
-    /// of this one.
+    /// Removes the body from the arriving ones, because it is complete: no other body may take its room any more.
+    /// Fails if another body has already taken it.
     fn withdraw(&mut self) -> Result<(), UnreadBody> {
         let arriving = Arc::clone(&self.budget.arriving);
         self.leave(&mut arriving.lock())
     }
 
-    /// Takes the body out of these, if it is among them. If another body has taken its room, fails, and nothing is
-    /// charged any more.
+    /// Removes the body from the arriving ones, if it is one of them. Fails if another body has taken its room;
+    /// its bytes were given back then.
     fn leave(&mut self, arriving: &mut ArrivingBodies) -> Result<(), UnreadBody> {
-        if let Some(turn) = self.turn.take()
-            && arriving.remove(turn).is_none()
+        if let Some(progress) = self.progress.take()
+            && arriving.remove(progress).is_none()
         {
             self.bytes = 0;
             return Err(UnreadBody::NoRoom);
@@ -297,11 +298,11 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        let Some(turn) = self.turn else { return self.budget.give_back(self.bytes) };
+        let Some(progress) = self.progress else { return self.budget.give_back(self.bytes) };
         // As in `add_of_visitor`, the lock is held until the bytes are given back.
         let mut arriving = self.budget.arriving.lock();
         // A body whose room was taken has nothing left to give back.
-        if arriving.remove(turn).is_some() {
+        if arriving.remove(progress).is_some() {
             self.budget.give_back(self.bytes);
         }
     }

@@ -70,7 +70,7 @@ pub(super) struct Driver<C: HeldConversation> {
     membership: Membership,
     outbox: Arc<Outbox>,
     /// The subscriptions of the client, by the names that the client uses for them.
-    subscriptions: Vec<Heard>,
+    subscriptions: Vec<JoinedTopic>,
     next_subscription: u32,
     joining: Option<Joining>,
     /// The client's own publications that it may not have been sent yet.
@@ -91,7 +91,7 @@ struct Joining {
 }
 
 /// A subscription of this session: a topic of an app, which is one place.
-struct Heard {
+struct JoinedTopic {
     id: SubscriptionId,
     app: AppId,
     topic: ByteString,
@@ -99,7 +99,7 @@ struct Heard {
     user: Option<Arc<ShownSub>>,
 }
 
-impl Heard {
+impl JoinedTopic {
     fn shown_sub(&self) -> Option<&str> {
         self.user.as_deref().map(ShownSub::as_str)
     }
@@ -171,7 +171,7 @@ impl<C: HeldConversation> Driver<C> {
         if self.subscriptions.is_empty() {
             self.subscriptions.reserve_exact(1);
         }
-        self.subscriptions.push(Heard { id, app, topic: topic.clone(), user: None });
+        self.subscriptions.push(JoinedTopic { id, app, topic: topic.clone(), user: None });
         if app == AppId::CONSOLE {
             self.worker.topics.feed().watch(topic);
         }
@@ -186,24 +186,26 @@ impl<C: HeldConversation> Driver<C> {
 
     fn unsubscribe(&mut self, place: Place, topic: &ByteString) {
         let Some(nth) = self.position_of(place.key.app, topic) else { return };
-        let heard = self.end_subscription(nth, place);
-        self.note_left(&heard);
+        let joined = self.end_subscription(nth, place);
+        self.note_left(&joined);
     }
 
-    fn end_subscription(&mut self, nth: usize, place: Place) -> Heard {
-        let heard = self.subscriptions.remove(nth);
-        let (session, id) = (self.membership.session, heard.id);
+    fn end_subscription(&mut self, nth: usize, place: Place) -> JoinedTopic {
+        let joined = self.subscriptions.remove(nth);
+        let (session, id) = (self.membership.session, joined.id);
         self.outbox.leave(id);
         self.membership.fanout.addr.do_send(Detach { session, id, place });
-        heard
+        joined
     }
 
     /// Notes how the conversation has answered a join. A refused join gives up its subscription, and consoles
     /// are not told that a topic was left that was never joined.
     fn note_answered(&mut self, joining: Joining, effects: &[Effect]) {
         let Joining { id, is_new, user, .. } = joining;
-        let Some(nth) = self.subscriptions.iter().position(|heard| heard.id == id) else { return };
-        let Heard { app, topic, .. } = &self.subscriptions[nth];
+        let Some(nth) = self.subscriptions.iter().position(|joined| joined.id == id) else {
+            return;
+        };
+        let JoinedTopic { app, topic, .. } = &self.subscriptions[nth];
         let given_up = effects.iter().find_map(|effect| match effect {
             Effect::Unsubscribe(place, of) if place.key.app == *app && of == topic => Some(place),
             _ => None,
@@ -214,9 +216,9 @@ impl<C: HeldConversation> Driver<C> {
                 self.note_joined(&self.subscriptions[nth]);
             }
             Some(place) if is_new => {
-                let heard = self.end_subscription(nth, place.clone());
-                if heard.app == AppId::CONSOLE {
-                    self.worker.topics.feed().unwatch(&heard.topic);
+                let joined = self.end_subscription(nth, place.clone());
+                if joined.app == AppId::CONSOLE {
+                    self.worker.topics.feed().unwatch(&joined.topic);
                 }
             }
             // The place is left when this effect is carried out.
@@ -225,31 +227,31 @@ impl<C: HeldConversation> Driver<C> {
     }
 
     /// Tells consoles that a topic was joined.
-    fn note_joined(&self, heard: &Heard) {
+    fn note_joined(&self, joined: &JoinedTopic) {
         let feed = self.worker.topics.feed();
-        if heard.app != AppId::CONSOLE && feed.is_watched() {
-            feed.joined(heard.app, &heard.topic, self.membership.session, heard.shown_sub());
+        if joined.app != AppId::CONSOLE && feed.is_watched() {
+            feed.joined(joined.app, &joined.topic, self.membership.session, joined.shown_sub());
         }
     }
 
     /// Tells consoles that a topic was left. If the topic was joined by a console itself, its watch of the feed
     /// ends instead.
-    fn note_left(&self, heard: &Heard) {
+    fn note_left(&self, joined: &JoinedTopic) {
         let feed = self.worker.topics.feed();
-        if heard.app == AppId::CONSOLE {
-            feed.unwatch(&heard.topic);
-        } else if feed.is_watched() && !self.is_under_way(heard) {
-            feed.left(heard.app, &heard.topic, self.membership.session, heard.shown_sub());
+        if joined.app == AppId::CONSOLE {
+            feed.unwatch(&joined.topic);
+        } else if feed.is_watched() && !self.is_under_way(joined) {
+            feed.left(joined.app, &joined.topic, self.membership.session, joined.shown_sub());
         }
     }
 
     /// Returns whether a topic is being joined for the first time.
-    fn is_under_way(&self, heard: &Heard) -> bool {
-        self.joining.as_ref().is_some_and(|joining| joining.is_new && joining.id == heard.id)
+    fn is_under_way(&self, joined: &JoinedTopic) -> bool {
+        self.joining.as_ref().is_some_and(|joining| joining.is_new && joining.id == joined.id)
     }
 
     fn position_of(&self, app: AppId, topic: &ByteString) -> Option<usize> {
-        self.subscriptions.iter().position(|heard| heard.app == app && heard.topic == *topic)
+        self.subscriptions.iter().position(|joined| joined.app == app && joined.topic == *topic)
     }
 }
 
@@ -257,7 +259,7 @@ impl<C: HeldConversation> Drop for Driver<C> {
     /// Counts and logs the end of a session, whatever ended it. No other code does so.
     fn drop(&mut self) {
         self.outbox.close();
-        self.subscriptions.iter().for_each(|heard| self.note_left(heard));
+        self.subscriptions.iter().for_each(|joined| self.note_left(joined));
         if let Some(signed_in) = &self.signed_in {
             self.worker.topics.signed_in().sign_out(self.membership.session, signed_in);
         }

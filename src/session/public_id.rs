@@ -1,10 +1,10 @@
-//! The names of sessions that clients are told: `<number>.<signature>`, both decimal.
+//! The public ids of sessions, which Pusher's clients know as socket ids: `<number>.<signature>`, both decimal.
 //!
-//! The number of a session, and the difference of two, would tell how many sessions the server has. A name
+//! The number of a session, and the difference of two, would tell how many sessions the server has. A public id
 //! therefore has another number in its place, which only servers with the same key can turn back.
 //!
-//! A client that has the name of a session can exclude that session from a publication. The name therefore
-//! cannot be guessed. Each node can read the names that all nodes make.
+//! A client that knows the public id of a session can exclude that session from a publication, so the id
+//! cannot be guessed. Each node can read the ids that all nodes make.
 
 use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretString};
@@ -13,10 +13,10 @@ use sha2::Sha256;
 use crate::broker::subscriber::SessionId;
 
 /// The prefix of every text that is signed here. No signature that the server's key makes for another purpose
-/// is therefore valid for a name.
+/// is therefore valid for a public id.
 const PURPOSE: &[u8] = b"herald socket id";
 
-/// The same for the numbers in names.
+/// The same for the numbers in public ids.
 const NUMBER_PURPOSE: &[u8] = b"herald socket number";
 
 /// Replaces each number by another one: a Feistel network of four rounds over the two halves of the number.
@@ -64,8 +64,8 @@ fn keyed(secret_key_base: &SecretString, purpose: &[u8]) -> Hmac<Sha256> {
     mac
 }
 
-/// Makes and reads the public names of sessions. Servers with the same `SECRET_KEY_BASE` can read each
-/// other's names. A name of an earlier process does not name another session now, because the numbers of
+/// Makes and reads the public ids of sessions. Servers with the same `SECRET_KEY_BASE` can read each
+/// other's ids. An id of an earlier process does not stand for another session now, because the numbers of
 /// each process begin at a random one.
 #[derive(Clone)]
 pub struct PublicIds {
@@ -74,7 +74,7 @@ pub struct PublicIds {
 }
 
 impl PublicIds {
-    /// Signs names with this `SECRET_KEY_BASE`.
+    /// Signs ids with this `SECRET_KEY_BASE`.
     pub fn new(secret_key_base: &SecretString) -> Self {
         Self {
             signatures: keyed(secret_key_base, PURPOSE),
@@ -82,15 +82,15 @@ impl PublicIds {
         }
     }
 
-    /// The public name of a session.
+    /// The public id of a session.
     pub fn spell(&self, session: SessionId) -> String {
         let signature = u64::from_be_bytes(self.signature(session));
         format!("{}.{signature}", self.numbers.hide(session.0))
     }
 
-    /// The session that a name stands for; `None` if the signature is not valid. The session may have ended.
-    pub fn read(&self, name: &str) -> Option<SessionId> {
-        let (number, signature) = name.split_once('.')?;
+    /// The session that a public id stands for; `None` if the signature is not valid. The session may have ended.
+    pub fn read(&self, id: &str) -> Option<SessionId> {
+        let (number, signature) = id.split_once('.')?;
         let session = SessionId(self.numbers.reveal(number.parse().ok()?));
         let signature: u64 = signature.parse().ok()?;
         // The comparison takes constant time, because the signature could otherwise be guessed byte by byte.
@@ -116,20 +116,20 @@ mod tests {
     use crate::broker::node::NodeId;
 
     #[test]
-    fn a_name_stands_for_its_session_alone_at_all_servers_with_the_key() {
+    fn an_id_stands_for_its_session_alone_at_all_servers_with_the_key() {
         let [ids, node, others] =
             ["base", "base", "other"].map(|base| PublicIds::new(&base.into()));
         let spelled = |number| {
-            let name = ids.spell(SessionId(number));
-            name.split_once('.').expect("two numbers").0.to_owned()
+            let id = ids.spell(SessionId(number));
+            id.split_once('.').expect("two numbers").0.to_owned()
         };
         for session in [0, 1, 1 << 40].map(|nth| SessionId::new(NodeId(7), nth)) {
-            let name = ids.spell(session);
-            let (number, signature) = name.split_once('.').expect("two numbers");
-            assert!([number, signature].iter().all(|part| part.parse::<u64>().is_ok()), "{name}");
-            assert_eq!(ids.read(&name), Some(session));
-            assert_eq!(node.read(&name), Some(session));
-            assert_eq!(others.read(&name), None);
+            let id = ids.spell(session);
+            let (number, signature) = id.split_once('.').expect("two numbers");
+            assert!([number, signature].iter().all(|part| part.parse::<u64>().is_ok()), "{id}");
+            assert_eq!(ids.read(&id), Some(session));
+            assert_eq!(node.read(&id), Some(session));
+            assert_eq!(others.read(&id), None);
             let [hidden, next]: [u64; 2] =
                 [number, &spelled(session.0 + 1)].map(|number| number.parse().expect("a number"));
             assert_eq!(ids.read(&format!("{next}.{signature}")), None);
@@ -137,8 +137,8 @@ mod tests {
             assert_ne!(hidden >> 32, next >> 32, "neighbours are not alike");
             assert_eq!(session.node(), NodeId(7));
         }
-        for name in ["", ".", "1", "1.", ".1", "1.2.3", "1.-1", "a.b"] {
-            assert_eq!(ids.read(name), None, "{name}");
+        for id in ["", ".", "1", "1.", ".1", "1.2.3", "1.-1", "a.b"] {
+            assert_eq!(ids.read(id), None, "{id}");
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Writing: from a session's outbox and its actor to the socket, and the deadlines of a connection.
 //!
 //! The pump is the task of a WebSocket. It takes frames from the outbox itself, as many as fit into
-//! one write, unless the fan-out has written them already ([`FrameSocket`]). The actor is polled only when something is there for it: a message of its client,
-//! news, an answer. While a write is pending neither is polled, so the outbox of a client that does
-//! not read fills up to its bound.
+//! one write, unless the fan-out has written them already ([`FrameSocket`]). It polls the actor only if
+//! the actor has work: a message of its client, news of the broker, an answer. While a write is pending,
+//! the pump polls neither the outbox nor the actor, so the outbox of a client that does not read fills up
+//! to its bound.
 //!
 //! A session that is woken while publications are on their way lets the fan-out run first, once, if
 //! little waits in its outbox. Otherwise the fan-out would wait behind hundreds of sessions that each

@@ -29,7 +29,7 @@ use crate::{
         node::NodeId,
     },
     engine::NodeInfo,
-    http::{Services, connections::SessionNames},
+    http::{Services, connections::ConnectionIds},
     metrics::labels::Source,
 };
 
@@ -112,7 +112,7 @@ pub async fn run(services: web::Data<Services>) {
 /// Takes the events that this node has collected, and spells them for pages.
 struct Collector {
     services: web::Data<Services>,
-    names: SessionNames,
+    ids: ConnectionIds,
 }
 
 struct Reporter {
@@ -372,8 +372,8 @@ impl Rate {
 
 impl Collector {
     fn new(services: web::Data<Services>) -> Self {
-        let names = SessionNames::new(&services.settings.secrets.secret_key_base);
-        Self { services, names }
+        let ids = ConnectionIds::new(&services.settings.secrets.secret_key_base);
+        Self { services, ids }
     }
 
     /// The collected events of each app that is watched on any node.
@@ -451,7 +451,7 @@ impl Collector {
             "at": at_ms,
             "kind": kind,
             "topic": &**topic,
-            "session": self.names.name(*session),
+            "session": self.ids.id(*session),
             "sub": sub.as_deref(),
         })
     }

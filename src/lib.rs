@@ -11,10 +11,12 @@
 //! phoenix.js ─ PhoenixConversation ────────────┬── session::websocket ─┐
 //! pusher-js  ─ PusherConversation ─────────────┤                       │
 //!              (one for both transports)       └── session::long_poll ─┤
-//! Rails      ─ http::events ───────────────────────────────────────────┼─► Stream ──► Fanout ──► sessions
-//! every entry point reads the AppDirectory's snapshot                  │   one per    one actor per
-//!              (kept by app::registry through app::store)              ┘   scope      worker thread
+//! Rails      ─ http::events ───────────────────────────────────────────┴─► Stream ──► Fanout ──► sessions
+//!                                                                          one per    one actor per
+//!                                                                          scope      worker thread
 //! ```
+//!
+//! Every entry point reads the `AppDirectory`'s snapshot, which `app::registry` keeps through `app::store`.
 //!
 //! # Words
 //!
@@ -27,8 +29,13 @@
 //! - **Token**: a signed JWT that an app's web application mints for a visitor. A valid one yields a
 //!   *grant*: the *patterns* of the topics that it may listen to and publish on. Its *subject* is its
 //!   `sub`.
+//! - **Visitor**: a person in front of a page. A token, or a signature of the web application, says which
+//!   *user* the visitor is.
+//! - **Web application**: the program that owns an app: it triggers events and mints tokens. The
+//!   *administrator* has the login of the admin API; the *operator* runs the server.
 //! - **Origin** of a page, or of the address of a request: scheme, host and port, as a browser sends them.
-//! - **Footing**: the grounds on which a join was permitted. They are judged again when the app changes.
+//! - **Footing**: the grounds on which a join was permitted. They are judged again when the app changes. The
+//!   *standing* is what is still valid of them.
 //! - **Refusal**: a request that was not permitted, as it is answered, logged and counted.
 //!
 //! Topics:
@@ -51,10 +58,13 @@
 //! - **Receipt**: the positions of accepted publications, and the number of skipped subscribers.
 //! - **Idempotency key**: a text by which a publisher can repeat a request without publishing twice.
 //! - **Permit**: the right of one publication to be under way; each app has a limited number.
+//! - **Batch**: publications that reach the fan-outs in one message; in the engine, the records that are
+//!   appended in one call.
 //! - **Fan-out**: the actor of a worker thread that delivers publications to the thread's sessions. It
-//!   gives each app its *turn*.
-//! - **Delivery**: a publication as one subscriber is sent it. A *format* is the encoding of
-//!   publications for one kind of client, and a *frame* is the encoded text or bytes.
+//!   gives each app its *turn*, and works in *rounds* of about 100 µs, after which the other tasks of the thread run.
+//! - **Delivery**: a publication as one subscriber is sent it. A *format* is the encoding of publications for
+//!   one kind of client, and a *frame* is the encoded text or bytes. A fan-out *hands out* a publication when
+//!   it puts it into the outboxes of all subscribers of its thread; each of these frames is a delivery.
 //! - **Outbox**: the queue of frames between a fan-out and one session. The *backlog* is the sum of all
 //!   outboxes.
 //!
@@ -65,19 +75,23 @@
 //!   when it begins and *leaves* it when it ends, and each subscription is *attached* to the fan-out and
 //!   *detached* from it.
 //! - **Boundary**: the position after which a join receives publications.
+//! - **Gap**: the publications that a join has missed since the position that it names.
+//! - **Disconnect**: a command of an app that ends joins, such as those of one user or on one topic, on all
+//!   threads and nodes.
 //! - **History**: the publications that a stream retains; its *retention* is how many, and for how long.
-//!   The *ledger* counts what each app retains. *Recovery* is the answer to a join that names a position,
+//!   The *retention ledger* counts what each app retains. *Recovery* is the answer to a join that names a position,
 //!   and a *replay* is the frames that this join is sent.
 //! - **Archive**: the file in which a stop saves the history and the idempotency keys.
 //! - **Presence**: the members of a channel of the scope `presence`. A *member* is one tracked join: its
 //!   *key* identifies the visitor, its *meta* is the data that others see. A *roster* is a list of
 //!   members. The *tracker* is the actor that keeps the members of one scope.
 //! - **Announcement**: the changes among the members of a channel that are sent at one moment.
-//! - **Occupancy**: the number of subscribers of topics.
+//! - **Occupancy**: the numbers of subscribers of an app's topics.
 //!
 //! Sessions:
 //!
-//! - **Session**: one connected client, over WebSocket or long-poll.
+//! - **Session**: one connected client, over WebSocket or long-poll. Its *public id* is the text by which
+//!   clients name it; Pusher's clients call it a socket id. Its *connection id* is the text that an app is shown.
 //! - **Conversation**: the part of a session that implements its protocol: messages of the client go
 //!   in, *effects* come out. The *driver* carries them out.
 //! - **Transport**: WebSocket or long-poll.
@@ -86,19 +100,23 @@
 //!   client's address, and takes its place among the sessions.
 //! - **Gate**: the state that stops a session from reading while it is too fast.
 //! - **Frame writer**: the part of a socket by which a fan-out writes the frames of a session to it.
-//! - **Pump**: the task that copies between a session and its socket, and writes what the fan-out could not.
+//! - **Pump**: the task that reads the messages of a client, and writes to its socket what the fan-out could
+//!   not.
 //! - **Worker**: a thread, and the state that its sessions share.
 //! - **Work queue**: the queue in which the work of unauthenticated clients waits for its turn.
-//! - **Unfinished work**: the bytes of incomplete requests and messages, counted over all clients.
+//! - **Unfinished work**: the bytes of incomplete requests and messages, counted over all clients. A
+//!   *holding* is the part of it that one client holds.
 //!
 //! Operation:
 //!
-//! - **Usage**: the publications, deliveries and connections of each app, by the hour. A *seat* is the
-//!   number under which a node counts it.
+//! - **Usage**: the publications, deliveries and connections of each app, by the hour. The *usage
+//!   ledger* has the counts that the database does not have yet. A *seat* is the number under which a node counts
+//!   usage.
 //! - **Audit trail**: the changes of apps: which fields, when, and by whom.
 //! - **Engine**: the log in *partitions* that several nodes share, and the messages between nodes. A *node*
-//!   is one server of a cluster, a *lease* is its proof of life, and an *incarnation* is its time under
-//!   one lease. A *follower* receives the records of the log.
+//!   is one server of a cluster, a *lease* is its proof of life, an *incarnation* is its time under one
+//!   lease, and a *life* is a node together with its incarnation. A *record* is one entry of the log: a
+//!   publication, a change of members or a disconnect. A *follower* receives the records of the log.
 //! - **Console**: the pages for the administrator and for apps. Its *feed* sends a page the events of an
 //!   app as they happen.
 //!

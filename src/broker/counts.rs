@@ -4,7 +4,7 @@
 //! subscribers has no state here, and a join costs one check of a flag. On a channel with some, each
 //! new number is sent once: immediately, or at intervals if the subscribers are many.
 //!
-//! A *round* counts the subscribers of one channel on all threads and nodes, and sends the result.
+//! A *count* asks all threads and nodes for the subscribers of one channel, and sends the sum.
 
 use std::{
     collections::HashMap,
@@ -23,18 +23,18 @@ const MANY: usize = 100;
 /// The shortest time between two numbers that are sent to more than [`MANY`] subscribers.
 const MANY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The time after which a round is repeated in which not all threads and nodes answered.
+/// The time after which a count is repeated if not all threads and nodes answered.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The time after which a round that was not begun, or not ended, is regarded as lost together with its thread.
+/// The time after which a count that was not begun, or not ended, is regarded as lost together with its thread.
 const LATE: Duration = Duration::from_secs(30);
 
 /// The channels of a scope whose subscribers are sent their number.
 #[derive(Debug, Default)]
 pub(super) struct SubscriberCounts {
     is_any: AtomicBool,
-    /// The number of rounds that were scheduled.
-    rounds: AtomicU64,
+    /// The number of counts that were scheduled.
+    scheduled: AtomicU64,
     channels: Mutex<HashMap<ChannelName, Telling>>,
 }
 
@@ -49,13 +49,13 @@ struct Telling {
     stage: Stage,
 }
 
-/// The stage of a channel's round. A channel has only one round at a time: of two numbers that are
-/// counted at once, the older one could be sent last, and the subscribers would keep it.
+/// The stage of a channel's count. A channel has only one count at a time: of two that are under way
+/// at once, the result of the older one could be sent last, and the subscribers would keep it.
 #[derive(Debug, Default, Clone, Copy)]
 enum Stage {
     #[default]
     Idle,
-    /// The round with this number begins at this time, in Unix milliseconds.
+    /// The count with this number begins at this time, in Unix milliseconds.
     Scheduled { number: u64, due_ms: u64 },
     /// The threads and nodes are asked for their numbers.
     Counting {
@@ -115,10 +115,10 @@ impl Telling {
         ScheduledCount { number, wait }
     }
 
-    /// Returns whether the round is this channel's present one. It is not if the channel was
-    /// forgotten meanwhile, or if the round counted as lost.
-    fn is_at(&self, round: &BegunCount) -> bool {
-        matches!(self.stage, Stage::Counting { number, .. } if number == round.number)
+    /// Returns whether the count is this channel's present one. It is not if the channel was
+    /// forgotten meanwhile, or if the count was regarded as lost.
+    fn is_at(&self, begun: &BegunCount) -> bool {
+        matches!(self.stage, Stage::Counting { number, .. } if number == begun.number)
     }
 }
 
@@ -174,14 +174,14 @@ impl SubscriberCounts {
                 *is_outdated = true;
                 return None;
             }
-            // The subscribers for whom the lost round was needed still wait for their number.
+            // The subscribers for whom the lost count was needed still wait for their number.
             Stage::Counting { .. } => telling.is_needed = true,
             Stage::Scheduled { .. } | Stage::Idle => {}
         }
-        Some(telling.schedule(self.next_round(), now_ms))
+        Some(telling.schedule(self.next_number(), now_ms))
     }
 
-    /// Notes that the number is about to be counted. Returns the round, which the caller must end;
+    /// Notes that the number is about to be counted. Returns the count, which the caller must end;
     /// `None` if no subscriber is sent the number any more, or if the count was lost and another one
     /// takes its place.
     pub(super) fn begin(
@@ -204,34 +204,34 @@ impl SubscriberCounts {
     pub(super) fn counted(
         &self,
         channel: &ChannelName,
-        round: &BegunCount,
+        begun: &BegunCount,
         count: usize,
         now_ms: u64,
     ) -> bool {
         let mut channels = self.channels.lock();
-        let Some(telling) = channels.get_mut(channel).filter(|all| all.is_at(round)) else {
+        let Some(telling) = channels.get_mut(channel).filter(|all| all.is_at(begun)) else {
             return false;
         };
-        if !round.is_needed && telling.last.is_some_and(|(last, _)| last == count) {
+        if !begun.is_needed && telling.last.is_some_and(|(last, _)| last == count) {
             return false;
         }
         telling.last = Some((count, now_ms));
         true
     }
 
-    /// Ends a round, after the number was sent. Returns the count that the caller must begin next; `None` if
-    /// the number has not changed since the round began, or if the round was lost.
+    /// Ends a count, after the number was sent. Returns the count that the caller must begin next; `None` if
+    /// the number has not changed since this count began, or if it was lost.
     pub(super) fn end(
         &self,
         channel: &ChannelName,
-        round: &BegunCount,
+        begun: &BegunCount,
         now_ms: u64,
     ) -> Option<ScheduledCount> {
         let mut channels = self.channels.lock();
-        let telling = channels.get_mut(channel).filter(|all| all.is_at(round))?;
+        let telling = channels.get_mut(channel).filter(|all| all.is_at(begun))?;
         match telling.stage {
             Stage::Counting { is_outdated: true, .. } => {
-                Some(telling.schedule(self.next_round(), now_ms))
+                Some(telling.schedule(self.next_number(), now_ms))
             }
             _ => {
                 telling.stage = Stage::Idle;
@@ -240,23 +240,22 @@ impl SubscriberCounts {
         }
     }
 
-    /// Ends a round in which not all threads and nodes answered. Returns the next round, in which the number is
-    /// counted again; `None` if this one was lost.
+    /// Ends a count to which not all threads and nodes answered. Returns the next count; `None` if this one was lost.
     pub(super) fn fail(
         &self,
         channel: &ChannelName,
-        round: &BegunCount,
+        begun: &BegunCount,
         now_ms: u64,
     ) -> Option<ScheduledCount> {
         let mut channels = self.channels.lock();
-        let telling = channels.get_mut(channel).filter(|all| all.is_at(round))?;
-        telling.is_needed |= round.is_needed;
+        let telling = channels.get_mut(channel).filter(|all| all.is_at(begun))?;
+        telling.is_needed |= begun.is_needed;
         let wait = telling.pause(now_ms).max(RETRY_INTERVAL);
-        Some(telling.schedule_after(wait, self.next_round(), now_ms))
+        Some(telling.schedule_after(wait, self.next_number(), now_ms))
     }
 
-    fn next_round(&self) -> u64 {
-        self.rounds.fetch_add(1, Relaxed)
+    fn next_number(&self) -> u64 {
+        self.scheduled.fetch_add(1, Relaxed)
     }
 }
 
@@ -284,9 +283,9 @@ mod tests {
         number: usize,
         now_ms: u64,
     ) -> (bool, Option<ScheduledCount>) {
-        let round = counts.begin(channel, scheduled.expect("it is due"), now_ms);
-        let round = round.expect("somebody is told");
-        (counts.counted(channel, &round, number, now_ms), counts.end(channel, &round, now_ms))
+        let begun = counts.begin(channel, scheduled.expect("it is due"), now_ms);
+        let begun = begun.expect("somebody is told");
+        (counts.counted(channel, &begun, number, now_ms), counts.end(channel, &begun, now_ms))
     }
 
     #[test]
@@ -325,16 +324,16 @@ mod tests {
         let channel = ChannelName::parse("a").expect("a channel");
         let counts = told(&channel);
         let due = counts.changed(&channel, Cause::Here, 0).expect("it is due");
-        let round = counts.begin(&channel, due, 0).expect("somebody is told");
+        let begun = counts.begin(&channel, due, 0).expect("somebody is told");
         assert_eq!(counts.changed(&channel, Cause::Here, 1), None, "no count begins beside it");
         assert_eq!(counts.changed(&channel, Cause::Elsewhere, 2), None);
-        assert!(counts.counted(&channel, &round, 100, 3));
-        let due = counts.end(&channel, &round, 3).expect("it has changed");
+        assert!(counts.counted(&channel, &begun, 100, 3));
+        let due = counts.end(&channel, &begun, 3).expect("it has changed");
         assert_eq!(due.wait, NOW);
-        let round = counts.begin(&channel, due, 3).expect("somebody is told");
+        let begun = counts.begin(&channel, due, 3).expect("somebody is told");
         assert_eq!(counts.changed(&channel, Cause::Here, 4), None);
-        assert!(counts.counted(&channel, &round, 101, 5));
-        let due = counts.end(&channel, &round, 5);
+        assert!(counts.counted(&channel, &begun, 101, 5));
+        let due = counts.end(&channel, &begun, 5);
         assert_eq!(wait(due), Some(Duration::from_secs(5)), "they are many now");
     }
 
@@ -345,8 +344,8 @@ mod tests {
         let due = counts.changed(&channel, Cause::Here, 0);
         assert_eq!(count(&counts, &channel, due, 1, 0), (true, None));
         let due = counts.changed(&channel, Cause::Here, 1).expect("it is due");
-        let round = counts.begin(&channel, due, 1).expect("somebody is told");
-        let due = counts.fail(&channel, &round, 2);
+        let begun = counts.begin(&channel, due, 1).expect("somebody is told");
+        let due = counts.fail(&channel, &begun, 2);
         assert_eq!(wait(due), Some(RETRY_INTERVAL));
         assert_eq!(counts.changed(&channel, Cause::Elsewhere, 3), None, "it is counted anyway");
         let told = count(&counts, &channel, due, 1, 2_002);
@@ -386,7 +385,7 @@ mod tests {
         let new = counts.begin(&channel, due, 1).expect("somebody is told");
         assert!(!counts.counted(&channel, &old, 7, 2));
         assert_eq!(counts.changed(&channel, Cause::Here, 2), None);
-        assert_eq!(counts.end(&channel, &old, 2), None, "the other round goes on");
+        assert_eq!(counts.end(&channel, &old, 2), None, "the other count goes on");
         assert!(counts.counted(&channel, &new, 1, 3));
         assert_eq!(wait(counts.end(&channel, &new, 3)), Some(NOW));
     }

@@ -99,7 +99,7 @@ impl ThreadFanout {
     }
 }
 
-/// Hands publications to the subscribers of its thread. A batch crosses threads as one message, whatever
+/// Delivers publications to the subscribers of its thread. A batch crosses threads as one message, whatever
 /// the number of subscribers.
 ///
 /// The fan-out opens a scope with its first subscriber on this thread and closes it with the last one. For

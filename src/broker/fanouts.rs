@@ -85,23 +85,23 @@ mod tests {
     /// Makes a fan-out answer with this number or panic, or this one never answer.
     #[derive(Clone, Copy, Message)]
     #[rtype(result = "u32")]
-    enum Question {
+    enum FanoutOrder {
         Answer(u32),
         Break,
         Stall(WorkerId),
     }
 
-    impl Handler<Question> for Fanout {
+    impl Handler<FanoutOrder> for Fanout {
         type Result = ResponseActFuture<Self, u32>;
 
-        fn handle(&mut self, question: Question, _: &mut Self::Context) -> Self::Result {
-            match question {
-                Question::Answer(number) => Box::pin(actix::fut::ready(number)),
-                Question::Break => panic!("on purpose"),
-                Question::Stall(worker) if worker == self.worker() => {
+        fn handle(&mut self, order: FanoutOrder, _: &mut Self::Context) -> Self::Result {
+            match order {
+                FanoutOrder::Answer(number) => Box::pin(actix::fut::ready(number)),
+                FanoutOrder::Break => panic!("on purpose"),
+                FanoutOrder::Stall(worker) if worker == self.worker() => {
                     Box::pin(actix::fut::wrap_future(std::future::pending()))
                 }
-                Question::Stall(_) => Box::pin(actix::fut::ready(0)),
+                FanoutOrder::Stall(_) => Box::pin(actix::fut::ready(0)),
             }
         }
     }
@@ -111,21 +111,21 @@ mod tests {
         let broker = Broker::start();
         broker.topics.start_fanout();
         let fanouts = broker.topics.fanouts();
-        let answers = fanouts.ask(Question::Answer(5), DEADLINE).await;
+        let answers = fanouts.ask(FanoutOrder::Answer(5), DEADLINE).await;
         assert_eq!(answers, [Asked::Answered(5), Asked::Answered(5)]);
 
-        let stall = Question::Stall(broker.worker);
+        let stall = FanoutOrder::Stall(broker.worker);
         let stalled = fanouts.ask(stall, Duration::from_millis(10)).await;
         assert_eq!(stalled, [Asked::Late, Asked::Answered(0)], "the first one stalls");
 
-        broker.fanout.do_send(Question::Break);
-        let answers = fanouts.ask(Question::Answer(6), DEADLINE).await;
+        broker.fanout.do_send(FanoutOrder::Break);
+        let answers = fanouts.ask(FanoutOrder::Answer(6), DEADLINE).await;
         assert_eq!(answers, [Asked::Lost, Asked::Answered(6)], "the first one broke");
-        let answers = fanouts.ask(Question::Answer(7), DEADLINE).await;
+        let answers = fanouts.ask(FanoutOrder::Answer(7), DEADLINE).await;
         assert_eq!(answers, [Asked::Answered(7)], "a lost fan-out is not asked");
 
         broker.topics.start_fanout();
-        let answers = fanouts.ask(Question::Answer(8), DEADLINE).await;
+        let answers = fanouts.ask(FanoutOrder::Answer(8), DEADLINE).await;
         assert_eq!(answers, [Asked::Answered(8), Asked::Answered(8)], "a new one is asked");
     }
 }

@@ -1,4 +1,4 @@
-//! The ledger: the amount that each app may retain, and the amount that it retains, over all its
+//! The retention ledger: the amount that each app may retain, and the amount that it retains, over all its
 //! scopes.
 
 use std::sync::{

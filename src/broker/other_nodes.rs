@@ -1,8 +1,8 @@
 //! Maps that nodes tell each other. Each node has a map of its own, and tells the others which keys have changed.
 //!
-//! A node that does not know the whole map of another one asks for it. The changes that it is told meanwhile may be
-//! newer than the answer, so they are applied to the answer as well. Messages are numbered: if one is missing or
-//! late, the whole map is asked for again.
+//! A node that does not know the whole map of another one asks for it. Changes that arrive while it waits may be
+//! newer than the answer, so it applies them to the answer as well. Messages are numbered: if one is missing or
+//! late, the node asks for the whole map again.
 
 use std::{collections::HashMap, hash::Hash, mem};
 
@@ -26,7 +26,7 @@ struct OtherNode<K, V> {
     /// only sent changes has none, because its map may have other keys from before.
     learned: Option<Incarnation>,
     /// The changes that it has sent while it was being asked for its whole map; `None` if it is not being asked, or
-    /// if a message was missed, so that the answer is of no use.
+    /// if a message was missed, because the answer then lacks that message.
     meanwhile: Option<Vec<KeyChange<K, V>>>,
     /// The number of its last message.
     last: Option<u64>,
@@ -109,7 +109,7 @@ impl<K: Eq + Hash + Clone, V: PartialEq + Clone> OtherNodes<K, V> {
 }
 
 impl<K: Eq + Hash + Clone, V: PartialEq + Clone> OtherNode<K, V> {
-    /// Makes these changes. Returns those that are changes indeed.
+    /// Makes these changes. Returns those that change the map.
     fn set(&mut self, changes: Vec<KeyChange<K, V>>) -> Vec<KeyChange<K, V>> {
         let mut changed = Vec::new();
         for (key, value) in changes {

@@ -44,7 +44,7 @@ pub struct OnlineChange {
     pub offline: Vec<Box<str>>,
 }
 
-/// The users of all apps who are signed in or watched.
+/// The users of all apps that are signed in or watched.
 ///
 /// One lock guards all users. It is held while the watchers of one user are told, which never waits.
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! The ledger: the counts by the hour that the database does not have yet.
+//! The usage ledger: the counts by the hour that the database does not have yet.
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map},

@@ -5,8 +5,8 @@
 //! nodes, and each node that wants the channel asks for the number anew. Changes of channels that no other
 //! node wants are not sent.
 //!
-//! Clients choose the names of channels, so every list of channels has a limit. Beyond it, all channels stand for
-//! the list: all count as wanted, or the numbers of all are asked for.
+//! Clients choose the names of channels, so every list of channels has a limit. A list that exceeds it is replaced
+//! by "all channels": all count as wanted, or the node asks for the numbers of all.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -41,7 +41,7 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// The time after which a wanted channel that is not repeated is forgotten.
 const WANTED_FOR: Duration = Duration::from_secs(180);
 
-/// The shortest time between two rounds of messages. Changes of one channel within it are combined.
+/// The shortest time between two sendings of messages. Changes of one channel within it are combined.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The time after which messages that could not be sent are tried again.
@@ -51,8 +51,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const PLACES_PER_MESSAGE: usize = 1_000;
 const ASKED_AT_ONCE: usize = 64;
 
-/// The most channels that are remembered as wanted by other nodes, and the most for each kind of message and for
-/// questions that are due.
+/// The most channels that this node remembers in each of its lists: those that other nodes want, those for each kind
+/// of message, and those about which it has yet to ask.
 const PLACES_MAX: usize = 20_000;
 
 /// The name of the message with the channels that a node wants.
@@ -144,7 +144,7 @@ impl SharedCounts {
         self.is_any_wanted.load(Relaxed)
     }
 
-    /// Makes the next round repeat all channels that this node wants, and ask for their numbers.
+    /// Makes the next sending repeat all channels that this node wants, and ask for their numbers.
     pub(super) fn tell_all(&self) {
         self.note(|due| due.is_all_due = true);
     }
@@ -279,7 +279,7 @@ impl Topics {
         streams.into_iter().flat_map(of_stream).collect()
     }
 
-    /// Sends the messages of one round, repeats which channels this node wants, and asks for the numbers that
+    /// Sends the messages that are due, repeats which channels this node wants, and asks for the numbers that
     /// are due. Returns the messages that could not be sent.
     async fn tell_counts(&self, due: DueCounts, repeated: HashSet<Place>) -> DueCounts {
         let DueCounts { wants, changed, mut to_ask, is_all_changed, .. } = due;

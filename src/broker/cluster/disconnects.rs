@@ -29,9 +29,9 @@ use super::{
     record::{self, DisconnectRecord, Entry},
 };
 
-/// The number of disconnects that a node remembers: far more than it may miss, because it reads the records of one
-/// partition after those of another. It carries out one that it has forgotten a second time, and a client that has
-/// joined again since then joins once more.
+/// The number of disconnects that a node remembers. The record of a disconnect is in several partitions, which a node
+/// reads one after another, so it meets the same disconnect again after all that it has missed meanwhile. A node
+/// carries out a forgotten disconnect a second time; a client that has rejoined since then must join once more.
 const REMEMBERED_MAX: usize = 65_536;
 
 /// The newest disconnects that this node has carried out.

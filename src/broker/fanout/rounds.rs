@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// The most publications, announcements and counts of an app that are handed out in one turn, without the
-/// publications that nobody on the thread hears. Before the app's next
-/// turn, all its sessions that were handed frames get to write. Without this limit a burst would fill the
-/// outboxes of healthy sessions; with it several frames still leave in one write.
+/// The most publications, announcements and counts of an app that are handed out in one turn. Publications
+/// that nobody on the thread hears do not count. Before the app's next turn, all its sessions that were
+/// handed frames get to write. Without this limit a burst would fill the outboxes of healthy sessions; with
+/// it several frames still leave in one write.
 pub(super) const PUBLICATIONS_PER_TURN: usize = 16;
 
 /// The number of frames at which a turn ends, counted as if one session had got all of them. By default a session

@@ -8,8 +8,8 @@
 //!
 //! For each of its own members the node keeps the state that it should have in the log. A change
 //! that the log did not take is written again until the log has it, so that no stale member
-//! remains. A member that the log has lost is written again, too, and so is one that the log has in an earlier
-//! state, because a command of a broken connection has arrived late.
+//! remains. The node also writes a member again if the log has lost it, or has an earlier state of it: a command of
+//! a broken connection may arrive late and undo the newer one.
 
 #[cfg(test)]
 mod faulty_engine;

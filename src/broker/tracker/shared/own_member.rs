@@ -11,6 +11,7 @@ use crate::broker::{
 
 /// A member of this node.
 pub(super) struct OwnMember {
+    /// The worker thread of its session.
     pub(super) worker: WorkerId,
     /// The fan-out of that thread.
     pub(super) fanout: Addr<Fanout>,

@@ -65,13 +65,17 @@ enum FileError {
     Taken,
     #[error("another process has locked it")]
     Locked,
-    #[error("it cannot be read: {0}; it is now named {1}")]
-    Unreadable(io::Error, String),
+    #[error("it is not there any more: somebody has removed it while this server ran")]
+    Removed,
+    #[error("it cannot be read: {0}")]
+    Unreadable(io::Error),
+    #[error("{0}; it is now named {1}")]
+    PutAside(Box<Self>, String),
     #[error(
-        "it cannot be replaced: {0}; please remove it, because a later start would load it, which would \
-         be wrong"
+        "{0}, and it cannot be replaced; please remove it, because a later start would load it, which \
+         would be wrong"
     )]
-    Stays(io::Error),
+    Stays(Box<Self>),
     #[error("the stop had to end")]
     Late,
     #[error(transparent)]
@@ -118,7 +122,7 @@ impl ArchiveFile {
     /// this before any publication: a later start would otherwise continue the epochs of the file, although other
     /// publications were accepted meanwhile. Blocks.
     pub(super) fn discard(&self) {
-        let discarded = self.open_locked().and_then(|found| match found {
+        let discarded = self.open_or_put_aside().and_then(|found| match found {
             None => Ok(Found::Nothing),
             Some(file) => self.take_over(file),
         });
@@ -169,7 +173,7 @@ impl ArchiveFile {
 
     /// Takes the content of the file, and marks the file as in use, so that it is not loaded again.
     fn take(&self) -> Result<Found, FileError> {
-        match self.open_locked()? {
+        match self.open_or_put_aside()? {
             Some(file) => self.take_over(file),
             None => self.mark().map(|()| Found::Nothing).map_err(FileError::from),
         }
@@ -193,6 +197,16 @@ impl ArchiveFile {
         }
     }
 
+    /// Opens the file at the start, and locks it until the returned value is dropped; `None` if the file does not
+    /// exist. A file that cannot be opened or locked is renamed, and a mark is put in its place: otherwise a later
+    /// start, which can open it, would load it.
+    fn open_or_put_aside(&self) -> Result<Option<File>, FileError> {
+        self.open_locked().map_err(|why| match why {
+            FileError::NotAFile => why,
+            _ => self.put_aside(why),
+        })
+    }
+
     /// Opens the file and locks it until the returned value is dropped; `None` if the file does not exist.
     fn open_locked(&self) -> Result<Option<File>, FileError> {
         loop {
@@ -205,7 +219,7 @@ impl ArchiveFile {
             let file = match absent_is_none(File::open(&self.path)) {
                 Ok(None) => continue,
                 Ok(Some(file)) => file,
-                Err(error) => return Err(self.put_aside(error)),
+                Err(error) => return Err(FileError::Unreadable(error)),
             };
             lock(&file)?;
             let now = absent_is_none(fs::symlink_metadata(&self.path))?;
@@ -225,13 +239,13 @@ impl ArchiveFile {
         part.keep()
     }
 
-    /// Renames a file that cannot be read, and puts a mark in its place, because the file might be readable at a
-    /// later start.
-    fn put_aside(&self, error: io::Error) -> FileError {
-        let refused = with_suffix(&self.path, REFUSED);
+    /// Renames a file that cannot be used, and puts a mark in its place. If another server is just starting with the
+    /// file, that server goes on with the renamed file, which it has open, and puts a mark of its own in the place.
+    fn put_aside(&self, why: FileError) -> FileError {
+        let (refused, why) = (with_suffix(&self.path, REFUSED), Box::new(why));
         match fs::rename(&self.path, &refused).and_then(|()| self.mark()) {
-            Ok(()) => FileError::Unreadable(error, refused.display().to_string()),
-            Err(_) => FileError::Stays(error),
+            Ok(()) => FileError::PutAside(why, refused.display().to_string()),
+            Err(_) => FileError::Stays(why),
         }
     }
 
@@ -243,7 +257,9 @@ impl ArchiveFile {
             emptied.sync_all()?;
             Ok(emptied)
         };
-        let Ok(mut emptied) = empty() else { return Err(FileError::Stays(error)) };
+        let Ok(mut emptied) = empty() else {
+            return Err(FileError::Stays(Box::new(error.into())));
+        };
         // Half a mark is a truncated archive, which is not loaded either.
         let _ = emptied.write_all(&archive::in_use(self.run)).and_then(|()| emptied.sync_all());
         Err(error.into())
@@ -277,7 +293,7 @@ impl ArchiveFile {
         let totals =
             saved.map_err(|error| if is_late() { FileError::Late } else { error.into() })?;
         part.file.sync_all()?;
-        let mut marked = self.open_locked()?.ok_or(FileError::Taken)?;
+        let mut marked = self.open_locked()?.ok_or(FileError::Removed)?;
         match archive::read_preamble(&mut marked) {
             Ok(Preamble::InUse(run)) if run == self.run => {}
             Err(ArchiveError::Foreign) => return Err(ArchiveError::Foreign.into()),

@@ -135,6 +135,32 @@ async fn a_file_or_folder_without_permission_does_not_stop_a_start() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_locked_at_the_start_is_put_aside_so_that_no_later_start_loads_it() {
+    let (dir, position) = stopped().await;
+    let locked = File::open(dir.path().join(FILE)).expect("a file");
+    locked.lock().expect("nobody has locked it");
+    let process = Process::start_in(dir, &[]);
+    let line = &process.logged("cannot use the history file", 1)[0];
+    assert!(line.contains("another process has locked it; it is now named"), "{line}");
+    let missed = publish(&process.server, 2).await;
+    let process = Process::start_in(process.stop(), &[]);
+    drop(locked);
+    assert!(!is_known(&process.server, &position).await, "it missed the second event");
+    assert!(is_known(&process.server, &missed).await, "the stop has saved");
+}
+
+#[tokio::test]
+async fn a_stop_says_that_the_file_was_removed() {
+    let process = Process::start(&[]);
+    fs::remove_file(process.server.dir.path().join(FILE)).expect("a file");
+    process.signal("TERM");
+    let log = process.rest_of_log();
+    let expected = "it is not there any more: somebody has removed it while this server ran";
+    assert!(log.iter().any(|line| line.contains(expected)), "{log:#?}");
+    assert_eq!(names(process.crash().path()), [""; 0]);
+}
+
+#[tokio::test]
 async fn what_a_server_saved_before_it_was_a_node_of_a_cluster_is_not_loaded_after() {
     let (dir, position) = stopped().await;
     let (url, prefix) = (nodes::redis_url(), format!("test-{}", uuid::Uuid::new_v4()));

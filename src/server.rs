@@ -118,6 +118,9 @@ pub enum StartError {
         /// The system's error.
         source: io::Error,
     },
+    /// The signals that end the process cannot be handled.
+    #[error("cannot handle SIGTERM and SIGINT: {0}")]
+    Signals(#[source] io::Error),
     /// A worker thread could not be started.
     #[error("a worker thread does not start: {0}; server.workers says how many there are to be")]
     Thread(#[source] io::Error),
@@ -128,6 +131,7 @@ pub struct Server {
     address: SocketAddr,
     threads: Threads,
     shutdown: Shutdown,
+    signals: Signals,
     stop: Stop,
     metrics: Arc<Metrics>,
     /// The threads of `GET /metrics`, if that has an address of its own.
@@ -269,23 +273,19 @@ impl Server {
     /// Serves until SIGTERM, SIGINT or [`Stop::stop`], then shuts down in order: new sessions and `/ready` get
     /// 503, accepted events are delivered, and sessions are closed with 1012, batch by batch, while the retained
     /// publications are saved. A second signal closes the remaining sessions at once, and a third one ends the
-    /// shutdown.
-    ///
-    /// # Errors
-    /// The error of a signal handler.
-    pub async fn run_until_stopped(self) -> io::Result<()> {
-        let mut signals = Signals::listen()?;
+    /// shutdown. A signal that came while the server was being built counts as well.
+    pub async fn run_until_stopped(mut self) {
+        let signals = &mut self.signals;
         // The metrics are served until the end, so that operators can watch the shutdown.
         let _metrics = self.metrics_server;
         tokio::select! {
             name = signals.next() => info!("{name}: shutting down"),
             () = self.stop.0.notified() => info!("asked to stop: shutting down"),
         }
-        if let Err(why) = self.shutdown.stop(self.threads, &mut signals).await {
+        if let Err(why) = self.shutdown.stop(self.threads, signals).await {
             warn!("{why}: stopping at once");
             self.shutdown.write_usage(Instant::now() + LAST_WRITE_MAX).await;
         }
-        Ok(())
     }
 }
 
@@ -443,6 +443,9 @@ impl Parts {
 
     async fn serve(self, listeners: SocketListeners) -> Result<Server, StartError> {
         let _ = self.services.address.set(listeners.address);
+        // Until here a signal ends the process at once, because there is nothing to save. Loading takes the history
+        // out of its file, so from here on a signal must lead to an orderly stop, which saves it again.
+        let signals = Signals::listen().map_err(StartError::Signals)?;
         let server = &self.services.settings.server;
         let shutdown = Shutdown {
             topics: self.services.topics.clone(),
@@ -467,7 +470,7 @@ impl Parts {
         let threads = Threads::start(listeners, connections, move |stops| parts.service(stops));
         let threads = threads.await.map_err(StartError::Thread)?;
         let stop = Stop::default();
-        Ok(Server { address, threads, shutdown, stop, metrics, metrics_server: None })
+        Ok(Server { address, threads, shutdown, signals, stop, metrics, metrics_server: None })
     }
 
     /// Loads the history that the last stop saved. Returns the file in which the next stop saves it.

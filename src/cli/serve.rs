@@ -34,23 +34,23 @@ async fn serve(settings: Settings, lines: &Lines) -> Result<String, CommandFailu
     let server = Server::build(settings.clone()).await?;
     lines.count_dropped_in(&server.metrics().log_lines_dropped);
     let address = server.address();
-    let greeting = match settings.env {
-        Environment::Development => {
-            banner(&settings, address.port(), seeded(&settings).await?.as_ref())
-        }
-        Environment::Test | Environment::Production => String::new(),
-    };
-    // The greeting is printed by a task, which runs once the server handles signals: a reader of
-    // the greeting can then stop Herald in an orderly way.
+    // The greeting is printed by a task, because it asks the database once more: the server meanwhile serves, and
+    // handles signals.
     actix_rt::spawn(async move {
         log::info!("listening on {address}");
+        let greeting = match settings.env {
+            Environment::Development => {
+                // The server goes on if the database does not answer now.
+                let app = seeded(&settings).await.ok().flatten();
+                banner(&settings, address.port(), app.as_ref())
+            }
+            Environment::Test | Environment::Production => String::new(),
+        };
         // The server goes on if the greeting cannot be printed.
         super::print(&greeting).ok();
     });
-    match server.run_until_stopped().await {
-        Ok(()) => Ok(String::new()),
-        Err(e) => Err(CommandFailure::new(format!("cannot serve: {e}"))),
-    }
+    server.run_until_stopped().await;
+    Ok(String::new())
 }
 
 /// The seeded app as it is in the database: its key and secret may have been changed since.

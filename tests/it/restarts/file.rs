@@ -150,6 +150,38 @@ async fn a_file_that_is_locked_at_the_start_is_put_aside_so_that_no_later_start_
 }
 
 #[tokio::test]
+async fn a_signal_during_the_start_ends_the_server_and_loses_nothing() {
+    let env = [&ROOMY[..], &LARGE].concat();
+    let process = Process::start(&env);
+    let filler = "x".repeat(90_000);
+    for _ in 0..150 {
+        try_publish(&process.server, u64::MAX, &filler).await.expect("it is taken");
+    }
+    let position = publish(&process.server, 1).await;
+    let dir = process.stop();
+    let mut starting = Command::new(env!("CARGO_BIN_EXE_herald"))
+        .arg("serve")
+        .current_dir(dir.path())
+        .env_clear()
+        .env("HERALD_ENV", "test")
+        .env("DATABASE_URL", format!("sqlite://{}/herald.db", dir.path().display()))
+        .envs(env.iter().copied())
+        .spawn()
+        .expect("herald starts");
+    let began = Instant::now();
+    while is_saved(dir.path()) {
+        assert!(began.elapsed() < DEADLINE, "it does not take the file");
+    }
+    let pid = starting.id().to_string();
+    let sent = Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(sent.expect("kill runs").success());
+    let status = starting.wait().expect("a child of ours");
+    assert!(status.success(), "{status}");
+    let process = Process::start_in(dir, &env);
+    assert!(is_known(&process.server, &position).await);
+}
+
+#[tokio::test]
 async fn a_stop_says_that_the_file_was_removed() {
     let process = Process::start(&[]);
     fs::remove_file(process.server.dir.path().join(FILE)).expect("a file");

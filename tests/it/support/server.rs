@@ -115,7 +115,7 @@ impl TestServer {
                 let metrics_port = server.metrics_address().map(|address| address.port());
                 let up = (server.port(), metrics_port, server.stop_handle());
                 started.send(up).expect("the test waits");
-                server.run_until_stopped().await.expect("the server stops in order");
+                server.run_until_stopped().await;
             });
         };
         let thread = std::thread::spawn(serve);

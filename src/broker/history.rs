@@ -341,9 +341,13 @@ impl History {
         if !self.is_whole_after(channel, since) {
             return Err(Gap::Expired);
         }
-        let offsets = self.offsets(channel, since, up_to);
-        let missed = self.at(offsets.take(publications_max.saturating_add(1)));
-        if missed.len() > publications_max { Err(Gap::TooMuch) } else { Ok(missed) }
+        // One more than may be replayed shows that there are too many.
+        let offsets =
+            self.newest_offsets(channel, (since, up_to), publications_max.saturating_add(1));
+        if offsets.len() > publications_max {
+            return Err(Gap::TooMuch);
+        }
+        Ok(self.at(offsets.into_iter().rev()))
     }
 
     /// Returns whether all publications are retained that a subscriber of one channel, or of the whole scope,
@@ -367,8 +371,8 @@ impl History {
         since: u64,
         publications_max: usize,
     ) -> Vec<(u64, Retained)> {
-        let offsets = self.offsets(Some(channel), since, self.head.offset);
-        self.at(offsets.take(publications_max))
+        let offsets = self.newest_offsets(Some(channel), (since, self.head.offset), usize::MAX);
+        self.at(offsets.into_iter().rev().take(publications_max))
     }
 
     /// The newest `publications_max` retained publications up to and including the offset `up_to` that a
@@ -379,29 +383,29 @@ impl History {
         up_to: u64,
         publications_max: usize,
     ) -> Vec<(u64, Retained)> {
-        let offsets = self.offsets(channel, 0, up_to);
-        let mut newest = self.at(offsets.rev().take(publications_max));
-        newest.reverse();
-        newest
+        let offsets = self.newest_offsets(channel, (0, up_to), publications_max);
+        self.at(offsets.into_iter().rev())
     }
 
-    /// The offsets of the retained publications for a subscriber of one channel, or of the whole scope, after
-    /// one offset, up to and including another.
-    fn offsets(
+    /// The offsets of the newest `publications_max` retained publications for a subscriber of one channel, or of the
+    /// whole scope, after one offset, up to and including another. They are in descending order. At most
+    /// `publications_max` publications of each list are visited, because the caller holds the lock of the scope.
+    fn newest_offsets(
         &self,
         channel: Option<&ChannelName>,
-        since: u64,
-        up_to: u64,
-    ) -> Box<dyn DoubleEndedIterator<Item = u64> + '_> {
+        (since, up_to): (u64, u64),
+        publications_max: usize,
+    ) -> Vec<u64> {
         let Some(channel) = channel else {
-            return Box::new(self.retained.between(since, up_to));
+            return self.retained.between(since, up_to).rev().take(publications_max).collect();
         };
         let own = self.channels.get(channel.as_str());
         let lists = own.into_iter().chain([&self.general]);
-        let mut offsets: Vec<_> =
-            lists.flat_map(|list| self.retained.back_from(list, since, up_to)).collect();
-        offsets.sort_unstable();
-        Box::new(offsets.into_iter())
+        let newest = |list| self.retained.back_from(list, since, up_to).take(publications_max);
+        let mut offsets: Vec<_> = lists.flat_map(newest).collect();
+        offsets.sort_unstable_by(|one, other| other.cmp(one));
+        offsets.truncate(publications_max);
+        offsets
     }
 
     fn at(&self, offsets: impl Iterator<Item = u64>) -> Vec<(u64, Retained)> {

@@ -207,6 +207,8 @@ impl RetainedLog {
 
     /// The index of the slot of an offset. If the offsets have no gaps, this needs no search.
     fn nth(&self, offset: u64) -> Option<usize> {
+        #[cfg(test)]
+        tests::LOOKUPS.set(tests::LOOKUPS.get() + 1);
         let first = self.places.front()?.offset;
         let nth = usize::try_from(offset.checked_sub(first)?).ok()?;
         match self.places.get(nth) {
@@ -217,8 +219,8 @@ impl RetainedLog {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
+pub(super) mod tests {
+    use std::{cell::Cell, collections::BTreeMap};
 
     use proptest::prelude::*;
 
@@ -239,6 +241,11 @@ mod tests {
     }
 
     const LISTS: usize = 3;
+
+    thread_local! {
+        /// The number of slots that this thread has looked up, in any log.
+        pub(in super::super) static LOOKUPS: Cell<usize> = const { Cell::new(0) };
+    }
 
     fn step() -> impl Strategy<Value = LogStep> {
         prop_oneof![

@@ -11,7 +11,7 @@ use super::{
         testing::{key, publication},
     },
     channels::CHANNEL_BYTES,
-    log::PLACE_BYTES,
+    log::{PLACE_BYTES, tests::LOOKUPS},
     *,
 };
 use bytes::Bytes;
@@ -84,6 +84,31 @@ fn each_place_is_given_what_it_would_have_heard_in_order() {
         let missed = clocked.missed_up_to(place, since, up_to);
         assert_eq!(missed.as_deref(), Ok(expected), "{place} {since} {up_to}");
     }
+}
+
+#[test]
+fn a_join_visits_no_more_publications_than_it_is_sent() {
+    let mut clocked = Clocked::new(Retention { publications_max: 10_000, ..ROOMY });
+    clocked.publish_all(&["a", "#general"].repeat(5_000));
+    let (channel, head) = (ChannelName::parse("a").expect("a channel"), clocked.history.head());
+    let (history, channel) = (&clocked.history, Some(&channel));
+    let offsets = |publications: Vec<(u64, Retained)>| {
+        publications.into_iter().map(|(offset, _)| offset).collect::<Vec<_>>()
+    };
+    let newest = |n: usize| offsets(history.newest(channel, head.offset, n));
+    LOOKUPS.set(0);
+    assert_eq!(newest(0), [0; 0]);
+    assert_eq!(LOOKUPS.get(), 0);
+    assert_eq!(newest(3), [9_998, 9_999, 10_000]);
+    assert!(LOOKUPS.get() <= 20, "{}", LOOKUPS.get());
+    LOOKUPS.set(0);
+    let after = |since, publications_max| {
+        history.after(channel, clocked.at(since), head.offset, publications_max)
+    };
+    assert_eq!(after(0, 5), Err(Gap::TooMuch));
+    assert_eq!(after(9_994, 5), Err(Gap::TooMuch));
+    assert_eq!(after(9_995, 5).map(offsets), Ok((9_996..=10_000).collect()));
+    assert!(LOOKUPS.get() <= 100, "{}", LOOKUPS.get());
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::{
     ledger::{Account, RetainedTotals, RetentionLedger},
     numbering::{Following, Heads, Numbering},
     position::StreamPosition,
-    stream::Stream,
+    stream::{Beginning, Stream},
     subscriber::ScopeKey,
     topic_name::Scope,
 };
@@ -99,7 +99,7 @@ impl Directory {
     }
 
     /// Makes the stream of a scope pass all further publications to the fan-out of a thread. Returns the
-    /// stream, and the last position that the thread is not sent.
+    /// stream, and the point after which the thread is sent them.
     ///
     /// # Errors
     /// [`TooManyScopes`].
@@ -109,12 +109,12 @@ impl Directory {
         worker: WorkerId,
         fanout: Addr<Fanout>,
         now_ms: u64,
-    ) -> Result<(Arc<Stream>, StreamPosition), TooManyScopes> {
+    ) -> Result<(Arc<Stream>, Beginning), TooManyScopes> {
         let numbering = self.numbering.of(key);
         let mut streams = self.streams.write();
         let stream = self.stream(&mut streams, key, || numbering.begin(key))?;
-        let head = stream.open(worker, fanout, now_ms);
-        Ok((stream, head))
+        let begin = stream.open(worker, fanout, now_ms);
+        Ok((stream, begin))
     }
 
     /// Makes the stream of a scope without subscribers, for an app that retains publications. Returns `false`

@@ -12,7 +12,7 @@ use crate::metrics::{apps::Traffic, usage::AppUsage};
 use super::{
     outbox::Load,
     position::StreamPosition,
-    stream::Stream,
+    stream::{Beginning, Stream},
     subscriber::{Place, SessionId, SubscriptionId},
     topic_name::ChannelName,
 };
@@ -25,6 +25,8 @@ pub(super) struct ScopeSubscribers {
     /// The position of the newest publication that was delivered to the subscribers; before the first
     /// delivery, the position after which they are sent publications.
     heard: Cell<StreamPosition>,
+    /// The number of interruptions of the stream before that position.
+    interruptions: u64,
     pub(super) counted: DeliveryCounters,
     pub(super) whole: Option<Group>,
     pub(super) channels: HashMap<ChannelName, Group>,
@@ -37,13 +39,11 @@ pub(super) struct DeliveryCounters {
 }
 
 impl ScopeSubscribers {
-    /// A scope without subscribers, which will receive all publications after `head`.
-    pub(super) fn new(
-        stream: Arc<Stream>,
-        head: StreamPosition,
-        counted: DeliveryCounters,
-    ) -> Self {
-        Self { stream, heard: Cell::new(head), counted, whole: None, channels: HashMap::new() }
+    /// A scope without subscribers, which will receive all publications after `begin`.
+    pub(super) fn new(stream: Arc<Stream>, begin: Beginning, counted: DeliveryCounters) -> Self {
+        let Beginning { head, interruptions } = begin;
+        let (whole, channels) = (None, HashMap::new());
+        Self { stream, heard: Cell::new(head), interruptions, counted, whole, channels }
     }
 
     /// The position of the newest publication that was delivered to the subscribers; before the first
@@ -68,9 +68,16 @@ impl ScopeSubscribers {
         position.epoch == heard.epoch && position.offset > heard.offset
     }
 
-    /// Continues after a position, up to which publications may be missing.
-    pub(super) fn interrupt(&self, head: StreamPosition) {
-        self.heard.set(head);
+    /// Continues after a point up to which publications may be missing. Returns `false` if the scope was opened
+    /// after that interruption, which was on its way to earlier subscribers of this thread: `begin` may then be older
+    /// than what is heard.
+    pub(super) fn interrupt(&mut self, begin: Beginning) -> bool {
+        let is_new = begin.interruptions > self.interruptions;
+        if is_new {
+            self.heard.set(begin.head);
+            self.interruptions = begin.interruptions;
+        }
+        is_new
     }
 
     /// Returns whether there are no subscribers, and no pending ones.

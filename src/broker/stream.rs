@@ -50,8 +50,20 @@ pub(super) struct Exceeded {
     pub(super) last_events: Option<Limit>,
 }
 
+/// The point of a stream after which a thread is sent its publications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Beginning {
+    /// The position of the newest publication that the thread is not sent.
+    pub(super) head: StreamPosition,
+    /// The number of interruptions before it. Of two points, the one with more is later, although its position may
+    /// be lower, because it may belong to another epoch.
+    pub(super) interruptions: u64,
+}
+
 struct State {
     history: History,
+    /// The number of interruptions so far.
+    interruptions: u64,
     /// The time at which the stream was last published to, opened or closed, in Unix milliseconds.
     used_ms: u64,
     /// The fan-outs that have subscribers, at most one for each thread.
@@ -72,7 +84,8 @@ impl Stream {
         account: Arc<Account>,
     ) -> Self {
         account.note(RetainedTotals::default(), RetainedTotals::by(&history));
-        let state = State { history, used_ms, threads: Vec::new(), tracker: None };
+        let state =
+            State { history, interruptions: 0, used_ms, threads: Vec::new(), tracker: None };
         Self {
             key,
             backlog,
@@ -186,7 +199,9 @@ impl Stream {
         if let Some(tracker) = &state.tracker {
             tracker.do_send(OrderInterrupted);
         }
-        state.hand_out(|| Interrupt { key: self.key.clone(), head });
+        state.interruptions += 1;
+        let begin = Beginning { head, interruptions: state.interruptions };
+        state.hand_out(|| Interrupt { key: self.key.clone(), begin });
     }
 
     /// The part of the history that a join is sent.
@@ -276,19 +291,13 @@ impl Stream {
         self.state.lock().hand_out(|| Announce(announcement.clone()));
     }
 
-    /// Passes all further publications to the fan-out of a thread. Returns the position of the newest
-    /// publication, which is the last one that the thread is not sent.
-    pub(super) fn open(
-        &self,
-        worker: WorkerId,
-        fanout: Addr<Fanout>,
-        now_ms: u64,
-    ) -> StreamPosition {
+    /// Passes all further publications to the fan-out of a thread.
+    pub(super) fn open(&self, worker: WorkerId, fanout: Addr<Fanout>, now_ms: u64) -> Beginning {
         let mut state = self.state.lock();
         state.used_ms = now_ms;
         state.threads.retain(|(opened, _)| *opened != worker);
         state.threads.push((worker, fanout));
-        state.history.head()
+        Beginning { head: state.history.head(), interruptions: state.interruptions }
     }
 
     /// Stops passing publications to a thread.

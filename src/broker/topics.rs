@@ -336,13 +336,13 @@ impl Topics {
         now_ms: u64,
     ) -> Result<ScopeSubscribers, SubscribeError> {
         let opened = self.0.directory.open(key, worker, fanout, now_ms);
-        let (stream, head) = opened.map_err(|TooManyScopes| SubscribeError::TooManyScopes)?;
+        let (stream, begin) = opened.map_err(|TooManyScopes| SubscribeError::TooManyScopes)?;
         let metrics = &self.0.metrics;
         let counted = DeliveryCounters {
             traffic: metrics.app(key.app.0),
             usage: metrics.usage.of(key.app.0),
         };
-        Ok(ScopeSubscribers::new(stream, head, counted))
+        Ok(ScopeSubscribers::new(stream, begin, counted))
     }
 
     /// The time within which questions must be answered.

@@ -183,10 +183,12 @@ impl Handler<TrackerLost> for Fanout {
 impl Handler<Interrupt> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, Interrupt { key, head }: Interrupt, ctx: &mut Self::Context) {
+    fn handle(&mut self, Interrupt { key, begin }: Interrupt, ctx: &mut Self::Context) {
         self.in_order(key.app, ctx, move |fanout, _| {
-            let Some(listeners) = fanout.scopes.get_mut(&key) else { return };
-            listeners.interrupt(head);
+            let listeners = fanout.scopes.get_mut(&key);
+            if !listeners.is_some_and(|listeners| listeners.interrupt(begin)) {
+                return;
+            }
             fanout.delivered_this_round += fanout.sessions.len();
             for Present { outbox, places, .. } in fanout.sessions.values() {
                 let mut concerned: Vec<_> =

@@ -12,6 +12,7 @@ use super::super::{
     outbox::{Ending, Outbox},
     placed::Batch,
     position::StreamPosition,
+    stream::Beginning,
     subscriber::{Place, ScopeKey, SessionId, SubscribeError, Subscription, SubscriptionId},
     topic_name::ChannelName,
 };
@@ -160,10 +161,10 @@ pub(in crate::broker) struct TellCount {
 #[rtype(result = "()")]
 pub(in crate::broker) struct TrackerLost(pub(in crate::broker) ScopeKey);
 
-/// Publications to a scope may be missing up to this position: end all joins of it.
+/// Publications to a scope may be missing up to this point: end all joins of it.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::broker) struct Interrupt {
     pub(in crate::broker) key: ScopeKey,
-    pub(in crate::broker) head: StreamPosition,
+    pub(in crate::broker) begin: Beginning,
 }

@@ -21,6 +21,7 @@ use super::super::{
     outbox::Excess,
     presence::{Arrival, Change, Member, Meta, Persona},
     recovery::Since,
+    stream::Beginning,
     subscriber::{ChangeFrame, Disconnect, Encoders, Frame},
     testing::{
         Break, Broker, COUNTING, DEADLINE, ENCODERS, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall,
@@ -63,6 +64,32 @@ async fn each_session_hears_the_places_that_it_joined_and_each_of_them_once() {
     for probe in [&mut all, &mut room, &mut other] {
         assert!(probe.has_heard_nothing(), "{:?}", probe.session);
     }
+}
+
+#[actix_web::test]
+async fn an_interruption_from_before_a_scope_was_opened_again_changes_nothing() {
+    let (broker, scope) = (Broker::start_with(|limits| limits.history = ROOMY), key(1, "public"));
+    let gone = broker.session(1).await;
+    broker.join(&gone, whole(&scope)).await.expect("a place");
+    let head = broker.head(&scope).expect("a stream");
+    broker.topics.directory().with(&scope, |stream| stream.interrupt(head, 1));
+    broker.leave(&gone, whole(&scope)).await;
+    broker.publish(&scope, "room", "before").await;
+    let mut probe = broker.session(2).await;
+    broker.join(&probe, whole(&scope)).await.expect("a place");
+    // The fan-out was sent this while it had another subscriber.
+    let begin = Beginning { head, interruptions: 1 };
+    broker.fanout.do_send(Interrupt { key: scope.clone(), begin });
+
+    let late = broker.session(3).await;
+    let wanted = Some(Wanted { since: Since::Position(head), newest_max: 0 });
+    let (place, topic) = (whole(&scope), "late".into());
+    let join = Subscription { place, topic, format: FORMAT, persona: None, user: None, wanted };
+    broker.begin_attach(SUBSCRIPTION, &late, join).await;
+    let recovery = late.joined().await.expect("a place").recovery.expect("a recovery");
+    assert_eq!((recovery.incomplete, recovery.replayed), (None, 1), "it came before the join");
+    broker.publish(&scope, "room", "after").await;
+    assert_eq!(probe.next().await, "* room:after", "its join goes on");
 }
 
 #[actix_web::test]

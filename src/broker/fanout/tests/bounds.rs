@@ -167,7 +167,8 @@ async fn what_is_asked_of_a_fan_out_at_once_drops_no_session_that_keeps_up() {
     }
 
     let head = broker.head(&scope).expect("a stream");
-    broker.fanout.do_send(Interrupt { key: scope.clone(), head });
+    let begin = Beginning { head, interruptions: 1 };
+    broker.fanout.do_send(Interrupt { key: scope.clone(), begin });
     let interrupted = probe.next().await;
     assert_eq!(interrupted.split(' ').count(), 1 + CHANNELS, "{interrupted}");
     assert_eq!(probe.outbox.ended(), None);

@@ -62,6 +62,44 @@ async fn joins_under_a_flood_from_all_nodes_miss_nothing_and_hear_one_order() {
 }
 
 #[tokio::test]
+async fn events_of_another_database_that_has_used_the_same_redis_are_never_delivered() {
+    let (url, base) = (redis_url(), "a secret key base of one of two installations".repeat(2));
+    for other_base in [base.clone(), base.replace("one", "the other")] {
+        let prefix = format!("test-{}", uuid::Uuid::new_v4());
+        let start = |base: &str| {
+            let dir = tempfile::TempDir::new().expect("a temporary folder");
+            // Each of them makes a database of its own, and the app of the other one anew.
+            let database = format!("sqlite://{}/herald.db", dir.path().display());
+            let env = [
+                ("DATABASE_URL", &*database),
+                ("HERALD__ENGINE__KIND", "redis"),
+                ("REDIS_URL", &*url),
+                ("HERALD__ENGINE__PREFIX", &*prefix),
+                ("SECRET_KEY_BASE", base),
+            ];
+            Process::start_in(dir, &env)
+        };
+        let first = start(&base);
+        publish(&first.server, "room", 1..=3).await;
+        let mut socket = Socket::connect(&first.server, V2).await;
+        let recovery = ask(&mut socket, TOPIC, json!({ "history": 3 })).await;
+        assert_eq!(recovery["replayed"], 3, "{recovery}");
+        first.stop();
+
+        let second = start(&other_base);
+        let mut socket = Socket::connect(&second.server, V2).await;
+        let recovery = ask(&mut socket, TOPIC, json!({ "history": 3 })).await;
+        assert_eq!(recovery["replayed"], 0, "{recovery}");
+        publish(&second.server, "room", [4]).await;
+        assert_eq!(socket.next().await[4], json!({ "n": 4 }));
+        second.signal("TERM");
+        let log = second.rest_of_log();
+        let warnings = log.iter().filter(|line| line.contains("has events of another database"));
+        assert_eq!(warnings.count(), 1, "{log:#?}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_is_killed_takes_its_members_with_it_and_its_clients_recover_on_another() {
     let mut nodes = Nodes::start(2);
     let (mut ada, _, _) = enter(nodes.server(0), V2, ticket_of("ada")).await;

@@ -145,8 +145,16 @@ impl Topics {
         records: &[Logged],
     ) {
         let (mut publications, mut unreadable) = (Vec::new(), None);
+        let created_us = self.directory().ledger().created_us(key.app);
         for Logged { offset, body, .. } in records {
             match record::read(body) {
+                Some(Entry::Publication(entry)) if entry.is_foreign(created_us) => {
+                    // The permit that this node may hold for the publication is given back. Streams that begin later
+                    // tell clients with older positions that they may have missed some.
+                    drop(self.take_own(cluster, key, &entry));
+                    following.skip(key.app, *offset);
+                    cluster.tell_foreign_records(key.app);
+                }
                 Some(Entry::Publication(entry)) => publications.push((*offset, entry)),
                 Some(Entry::Members(entry)) => {
                     let read = MembersRead { offset: *offset, entry };

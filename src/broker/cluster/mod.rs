@@ -26,12 +26,15 @@ mod remote_flights;
 mod tests;
 mod users;
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::engine::{Engine, EngineState};
+use crate::{
+    app::AppId,
+    engine::{Engine, EngineState},
+};
 
 use super::{numbering::Heads, topics::Topics};
 
@@ -62,6 +65,8 @@ pub(super) struct Cluster {
     disconnects: RecentDisconnects,
     /// Whether this node may lack last events of cache channels.
     lack: LastEventsLack,
+    /// Completed once the operator was told of records of another database.
+    foreign_records: Once,
 }
 
 impl Cluster {
@@ -80,6 +85,7 @@ impl Cluster {
             counts: SharedCounts::default(),
             disconnects: RecentDisconnects::default(),
             lack: LastEventsLack::new(),
+            foreign_records: Once::new(),
             engine,
         }
     }
@@ -95,6 +101,17 @@ impl Cluster {
     /// Returns whether publications of other nodes are on their way to the fan-outs.
     pub(super) fn is_any_under_way(&self) -> bool {
         self.remote_flights.is_any()
+    }
+
+    /// Tells the operator, once, that the log has publications of another app with the id of one of this database.
+    fn tell_foreign_records(&self, AppId(app): AppId) {
+        self.foreign_records.call_once(|| {
+            log::warn!(
+                "the log in Redis has events of another database, for example of its app {app}, which was created at \
+                 another time than app {app} of this one: these events are left out; give each database another \
+                 engine.prefix, and delete the keys of the prefix in Redis when you restore a database"
+            );
+        });
     }
 
     /// The engine.

@@ -122,7 +122,7 @@ impl Cluster {
         let keys: Vec<_> = publications.iter().map(ScopeKey::of).collect();
         let has_bytes = publications.iter().any(|each| matches!(each.payload, Payload::Bytes(_)));
         let first_ticket = self.pending.reserve(publications.len());
-        let mut parts = self.parts(&publications, &keys, first_ticket);
+        let mut parts = self.parts(topics, &publications, &keys, first_ticket);
         let (pending, skipped) = self.hold(topics, publications, permits, first_ticket, &parts);
         let wait_max = topics.wait_max();
         let deadline = Instant::now() + wait_max;
@@ -203,10 +203,12 @@ impl Cluster {
         for (nth, (publication, key)) in publications.iter().zip(keys).enumerate() {
             let partition = self.heads.partition_of(key);
             let ticket = first.wrapping_add(nth as u64);
-            let body = record::write_publication(publication, ticket, at_ms);
+            let created_us = topics.directory().ledger().created_us(key.app);
+            let body = record::write_publication(publication, ticket, at_ms, created_us);
             let record = Record { scope: scope_bytes(key).into(), body };
             let part = *nth_of.entry(partition).or_insert_with(|| {
                 parts.push(PartitionPart { partition, records: Vec::new(), nths: Vec::new() });
+        topics: &Topics,
                 parts.len() - 1
             });
             parts[part].records.push(record);

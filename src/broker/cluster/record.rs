@@ -47,6 +47,10 @@ const EXCEPT: u8 = 1;
 /// The number by which the publisher's node finds the permit of the publication, as u64 LE.
 const TICKET: u8 = 2;
 
+/// The time at which the app was created, in Unix microseconds, as i64 LE. It distinguishes the app from one to which
+/// another database has given the same id. The version before this one neither writes nor reads it.
+const CREATED: u8 = 3;
+
 /// A record that this node can read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entry {
@@ -63,6 +67,7 @@ pub(super) enum Entry {
 pub(super) struct PublicationEntry {
     pub(super) ticket: Option<u64>,
     except: Option<SessionId>,
+    created_us: Option<i64>,
     content: Bytes,
 }
 
@@ -104,13 +109,21 @@ pub(in crate::broker) struct MemberValue {
     pub(in crate::broker) is_update: bool,
 }
 
-/// Encodes a publication that was accepted at `at_ms`, in Unix milliseconds.
-pub(super) fn write_publication(publication: &Publication, ticket: u64, at_ms: u64) -> Bytes {
+/// Encodes a publication that was accepted at `at_ms`, in Unix milliseconds, of an app that was created at
+/// `created_us`, in Unix microseconds.
+pub(super) fn write_publication(
+    publication: &Publication,
+    ticket: u64,
+    at_ms: u64,
+    created_us: Option<i64>,
+) -> Bytes {
     let retained = Retained::new(publication, at_ms);
     let except = publication.except.map(|session| (EXCEPT, session.0));
-    let fields = [Some((TICKET, ticket)), except];
-    let mut body = BytesMut::with_capacity(HEAD_BYTES + 2 * 11 + retained.as_bytes().len());
+    let created = created_us.map(|created_us| (CREATED, created_us.cast_unsigned()));
+    let fields = [Some((TICKET, ticket)), except, created];
     let fields_bytes = 11 * fields.iter().flatten().count();
+    let bytes = HEAD_BYTES + fields_bytes + retained.as_bytes().len();
+    let mut body = BytesMut::with_capacity(bytes);
     body.put_slice(&[VERSION, PUBLICATION]);
     body.put_u16_le(fields_bytes as u16);
     for (tag, number) in fields.into_iter().flatten() {
@@ -137,7 +150,7 @@ pub(super) fn read(body: &Bytes) -> Option<Entry> {
     let content = body.slice(content_at..);
     match kind {
         PUBLICATION => {
-            let (mut ticket, mut except) = (None, None);
+            let (mut ticket, mut except, mut created_us) = (None, None, None);
             let mut fields = &body[HEAD_BYTES..content_at];
             while let Some((&[tag, low, high], rest)) = fields.split_first_chunk::<3>() {
                 let length = usize::from(u16::from_le_bytes([low, high]));
@@ -146,11 +159,13 @@ pub(super) fn read(body: &Bytes) -> Option<Entry> {
                 match tag {
                     EXCEPT => except = Some(SessionId(number()?)),
                     TICKET => ticket = Some(number()?),
+                    CREATED => created_us = Some(number()?.cast_signed()),
                     _ => {}
                 }
                 fields = rest;
             }
-            Some(Entry::Publication(PublicationEntry { ticket, except, content }))
+            let entry = PublicationEntry { ticket, except, created_us, content };
+            Some(Entry::Publication(entry))
         }
         MEMBERS => Some(Entry::Members(MembersEntry(content))),
         DISCONNECT => serde_json::from_slice(&content).ok().map(Entry::Disconnect),
@@ -159,6 +174,12 @@ pub(super) fn read(body: &Bytes) -> Option<Entry> {
 }
 
 impl PublicationEntry {
+    /// Returns whether the publication belongs to another app than the one with its id, which was created at
+    /// `created_us`, in Unix microseconds.
+    pub(super) fn is_foreign(&self, created_us: Option<i64>) -> bool {
+        matches!((self.created_us, created_us), (Some(other), Some(own)) if other != own)
+    }
+
     /// Returns whether the publication may be for a cache channel, by the beginning of the channel's name.
     pub(super) fn may_be_cached(&self) -> bool {
         let names = self.content.get(retained::HEAD_BYTES..).unwrap_or_default();
@@ -290,9 +311,11 @@ mod tests {
             Publication { origin: user(Some("ada")), ..plain.clone() },
             Publication { except: Some(SessionId(u64::MAX)), ..plain.clone() },
         ] {
-            let body = write_publication(&publication, 7, 1_234);
+            let body = write_publication(&publication, 7, 1_234, Some(-5));
             let Some(Entry::Publication(entry)) = read(&body) else { panic!("{publication:?}") };
             assert_eq!((entry.ticket, entry.at_ms()), (Some(7), 1_234));
+            let is_foreign = [Some(-5), Some(5), None].map(|own| entry.is_foreign(own));
+            assert_eq!(is_foreign, [false, true, false]);
             assert_eq!(entry.read(&scope).as_ref(), Some(&publication));
         }
     }
@@ -306,11 +329,12 @@ mod tests {
         let scope = key(1, "public");
         let except = Some(SessionId(9));
         let expected = Publication { except, ..publication(&scope, "room", "msg") };
-        assert_eq!(write_publication(&expected, 7, 1_234), FIRST);
+        assert_eq!(write_publication(&expected, 7, 1_234, None), FIRST);
         let Some(Entry::Publication(entry)) = read(&Bytes::from_static(FIRST)) else {
             panic!("a publication");
         };
         assert_eq!(entry.read(&scope), Some(expected));
+        assert!(!entry.is_foreign(Some(1)), "it does not say when its app was created");
     }
 
     #[test]

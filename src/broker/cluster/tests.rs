@@ -23,6 +23,7 @@ use super::super::{
     fanout::{Confirm, Leave},
     idempotency::{IdempotencyKey, KeyOwner},
     node::NodeId,
+    now_ms,
     numbering::scope_bytes,
     occupancy::Survey,
     position::StreamPosition,
@@ -37,10 +38,11 @@ use super::super::{
     topics::{OnceError, PublishError, Published, TopicLimits, Unanswered},
     users::SignedIn,
 };
+use super::record;
 use crate::{
     app::AppId,
     engine::{
-        Append, Appended, Engine, EngineState, MESSAGE_BYTES_MAX, Partition, Record,
+        Append, Appended, Engine, EngineState, MESSAGE_BYTES_MAX, Partition, Record, Terms,
         memory::{MemoryCluster, MemoryEngine},
     },
 };

@@ -190,3 +190,34 @@ async fn a_gap_that_the_log_no_longer_holds_ends_the_joins_and_is_expired() {
     let since = Since::Position(at);
     assert_eq!(join_since(&late, &probe, room, since).await, (None, 0), "nothing has come since");
 }
+
+#[actix_web::test]
+async fn publications_of_another_database_s_app_of_the_same_id_are_left_out() {
+    let nodes = Nodes::start().await;
+    let scope = key(1, "public");
+    let room = channel(&scope, "room");
+    let at = publish(&nodes.brokers[0], publication(&scope, "room", "before")).await;
+    let is_read = async || nodes.brokers.iter().all(|broker| broker.head(&scope) == Some(at));
+    until("both have read it", is_read).await;
+    let mut probes = nodes.listeners(&room).await;
+    // The apps of these tests were created at 0.
+    for (event, created_us) in [("foreign", Some(1)), ("own", Some(0)), ("unnamed", None)] {
+        let foreign = publication(&scope, "room", event);
+        let body = record::write_publication(&foreign, 7, now_ms(), created_us);
+        let record = Record { scope: scope_bytes(&scope).into(), body };
+        let append = Append { records: vec![record], terms: Terms::None };
+        let partition = Partition::of(&scope_bytes(&scope), 4);
+        nodes.engines[0].append(partition, append, Instant::now() + DEADLINE).await.expect("room");
+    }
+    publish(&nodes.brokers[1], publication(&scope, "room", "after")).await;
+    for probe in &mut probes {
+        for event in ["own", "unnamed", "after"] {
+            assert_eq!(probe.next().await, format!("room {event}"));
+        }
+    }
+    let (_, late) = nodes.another().await;
+    let since = Since::Position(at);
+    until("it has read the log", async || late.head(&scope) == nodes.brokers[0].head(&scope)).await;
+    let probe = late.session(late.topics.node().number(1)).await;
+    assert_eq!(join_since(&late, &probe, room, since).await, (None, 3));
+}

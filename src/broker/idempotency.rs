@@ -66,7 +66,7 @@ impl KeyOwner<'_> {
 
 /// The owners that share a limit, so that visitors cannot displace the keys of the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Party {
+pub(super) enum Party {
     Application,
     Visitors,
 }
@@ -97,6 +97,11 @@ impl IdempotencyKey {
                 Ok(Self { party: owner.party(), digest: hasher.finalize().into() })
             }
         }
+    }
+
+    /// The owners with which this key shares a limit.
+    pub(super) fn party(self) -> Party {
+        self.party
     }
 
     /// The key, for [`IdempotencyKey::from_bytes`] of another process.

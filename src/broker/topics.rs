@@ -156,7 +156,7 @@ impl Topics {
         metrics: Arc<Metrics>,
         engine: Arc<dyn Engine>,
     ) -> Self {
-        let cluster = Cluster::new(engine, limits.publications_in_flight_max);
+        let cluster = Cluster::new(engine, &limits);
         let topics = Self::of_cluster(limits, apps, metrics, Some(Box::new(cluster)));
         if let Some(cluster) = topics.cluster() {
             cluster.follow(&topics);

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -56,6 +56,8 @@ struct PartitionLog {
     next: u64,
     entries: VecDeque<LogEntry>,
     keys: HashMap<Bytes, (LogPosition, Bytes)>,
+    /// The times for which the keys are to be remembered. All are remembered for ever.
+    key_ttls: Vec<Duration>,
     places: HashMap<Bytes, HashMap<MemberName, Bytes>>,
     /// Whether appends are refused.
     is_refused: bool,
@@ -102,8 +104,8 @@ pub(super) enum PartitionNews {
 impl PartitionLog {
     fn new(epoch: LogEpoch) -> Self {
         let entries = VecDeque::new();
-        let (keys, places, is_refused, is_unanswered) = Default::default();
-        Self { epoch, base: 1, next: 1, entries, keys, places, is_refused, is_unanswered }
+        let (keys, key_ttls, places, is_refused, is_unanswered) = Default::default();
+        Self { epoch, base: 1, next: 1, entries, keys, key_ttls, places, is_refused, is_unanswered }
     }
 
     fn push(&mut self, body: EntryBody) -> LogPosition {
@@ -150,6 +152,7 @@ impl PartitionLog {
             false => self.push(EntryBody::Records(records)),
         };
         if let Some(key) = once {
+            self.key_ttls.push(key.ttl);
             self.keys.insert(key.id, (at, key.note));
         }
         Ok(Appended::At(at))
@@ -303,6 +306,15 @@ impl MemoryCluster {
         (log.epoch, log.base) = (epoch, log.next);
         log.places.clear();
         shared.advance(partition.0.into());
+    }
+
+    /// The times for which the keys of all partitions are to be remembered, the shortest first.
+    pub fn key_ttls(&self) -> Vec<Duration> {
+        let shared = self.0.lock();
+        let mut ttls: Vec<_> =
+            shared.partitions.iter().flat_map(|log| log.key_ttls.iter().copied()).collect();
+        ttls.sort_unstable();
+        ttls
     }
 
     /// Drops all retained records of a partition, as trimming does.

@@ -3,9 +3,9 @@
 //! A publication is written as a [`record`] and appended to the log. Every node, including the publisher's,
 //! delivers only publications that it has read from the log: so all nodes have one order, and a node that
 //! cannot reach the log delivers nothing that others miss. `publish` appends, `pending` keeps what this node
-//! has appended and not read yet, and `follower` reads. `remote_flights` bounds the publications of other
-//! nodes that this node has not delivered yet. `disconnects` writes disconnects into the log, for nodes that
-//! cannot be asked.
+//! has appended and not read yet, and `follower` reads. `recent_keys` bounds the idempotency keys that this
+//! node has remembered in the log, and `remote_flights` the publications of other nodes that it has not
+//! delivered yet. `disconnects` writes disconnects into the log, for nodes that cannot be asked.
 //!
 //! `peers` carries questions and messages between nodes. `questions` has those of the broker, `counts`
 //! shares the numbers of subscribers that clients are sent, and `users` shares which users are signed in.
@@ -20,6 +20,7 @@ mod peers;
 mod pending;
 mod publish;
 mod questions;
+mod recent_keys;
 mod record;
 mod remote_flights;
 #[cfg(test)]
@@ -36,7 +37,10 @@ use crate::{
     engine::{Engine, EngineState},
 };
 
-use super::{numbering::Heads, topics::Topics};
+use super::{
+    numbering::Heads,
+    topics::{TopicLimits, Topics},
+};
 
 use counts::SharedCounts;
 use disconnects::RecentDisconnects;
@@ -45,6 +49,7 @@ use last_events::LastEventsLack;
 use peers::Peers;
 use pending::PendingPublications;
 pub(super) use questions::ClusterQuestion;
+use recent_keys::RecentKeys;
 pub(super) use record::{MemberRecord, MemberValue, MembersEntry};
 pub(super) use remote_flights::RemoteFlight;
 use remote_flights::RemoteFlights;
@@ -59,6 +64,7 @@ pub(super) struct Cluster {
     state: watch::Receiver<EngineState>,
     heads: Arc<Heads>,
     pending: PendingPublications,
+    recent_keys: RecentKeys,
     remote_flights: RemoteFlights,
     peers: Peers,
     counts: SharedCounts,
@@ -70,16 +76,16 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// A node that has not read the log yet. `in_flight_per_app_max` is the most publications of one app that may be
-    /// under way.
-    pub(super) fn new(engine: Arc<dyn Engine>, in_flight_per_app_max: usize) -> Self {
+    /// A node that has not read the log yet.
+    pub(super) fn new(engine: Arc<dyn Engine>, limits: &TopicLimits) -> Self {
         // The first ticket is random, so that no ticket of an earlier process of this node is used again.
         let (_, first_ticket) = Uuid::new_v4().as_u64_pair();
-        let remote_flights_max = REMOTE_FLIGHTS_FACTOR * in_flight_per_app_max;
+        let remote_flights_max = REMOTE_FLIGHTS_FACTOR * limits.publications_in_flight_max;
         Self {
             state: engine.state(),
             heads: Arc::new(Heads::new(engine.partitions())),
             pending: PendingPublications::new(first_ticket),
+            recent_keys: RecentKeys::new(limits.idempotency_keys_max),
             remote_flights: RemoteFlights::new(engine.clone(), remote_flights_max),
             peers: Peers::default(),
             counts: SharedCounts::default(),
@@ -101,6 +107,11 @@ impl Cluster {
     /// Returns whether publications of other nodes are on their way to the fan-outs.
     pub(super) fn is_any_under_way(&self) -> bool {
         self.remote_flights.is_any()
+    }
+
+    /// The idempotency keys that this node has used lately.
+    pub(super) fn recent_keys(&self) -> &RecentKeys {
+        &self.recent_keys
     }
 
     /// Tells the operator, once, that the log has publications of another app with the id of one of this database.

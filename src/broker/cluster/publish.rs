@@ -8,8 +8,12 @@ use std::{
 use bytes::Bytes;
 use futures_util::future;
 
-use crate::engine::{
-    Append, AppendError, Appended, EngineState, LogPosition, OnceKey, Partition, Record, Terms,
+use crate::{
+    app::AppId,
+    engine::{
+        Append, AppendError, Appended, EngineState, LogPosition, OnceKey, Partition, Record, Terms,
+    },
+    metrics::labels::Limit,
 };
 
 use crate::broker::{
@@ -126,7 +130,17 @@ impl Cluster {
         let (pending, skipped) = self.hold(topics, publications, permits, first_ticket, &parts);
         let wait_max = topics.wait_max();
         let deadline = Instant::now() + wait_max;
-        let once = once.map(|(key, content)| once_key(&keys, key, content));
+        let once = once.map(|(key, content)| {
+            let (app, now) = (keys.first().map_or(AppId(0), |key| key.app), Instant::now());
+            let ttl = if self.recent_keys.note(app, key.party(), now) {
+                REMEMBERED
+            } else {
+                topics.metrics().hit(Limit::IdempotencyKeys);
+                // A caller that repeats the call as soon as it has timed out still finds the key.
+                2 * wait_max
+            };
+            once_key(app, key, content, ttl)
+        });
         let mut published = PublishedParts {
             cluster: self,
             topics,
@@ -193,6 +207,7 @@ impl Cluster {
     /// Groups the publications by partition, each encoded as a record.
     fn parts(
         &self,
+        topics: &Topics,
         publications: &[Publication],
         keys: &[ScopeKey],
         first: u64,
@@ -208,7 +223,6 @@ impl Cluster {
             let record = Record { scope: scope_bytes(key).into(), body };
             let part = *nth_of.entry(partition).or_insert_with(|| {
                 parts.push(PartitionPart { partition, records: Vec::new(), nths: Vec::new() });
-        topics: &Topics,
                 parts.len() - 1
             });
             parts[part].records.push(record);
@@ -251,10 +265,16 @@ fn position(key: &ScopeKey, LogPosition { epoch, offset }: LogPosition) -> Strea
 }
 
 /// The key of a call, which publishes for one app.
-fn once_key(keys: &[ScopeKey], key: IdempotencyKey, content: ContentDigest) -> OnceKey {
-    let app = keys.first().map_or(0, |key| key.app.0);
+///
+/// The id does not say when the app was created, as records do: servers of the version before would use another id
+/// for the same key, and a repetition during an upgrade would publish again.
+fn once_key(
+    AppId(app): AppId,
+    key: IdempotencyKey,
+    content: ContentDigest,
+    ttl: Duration,
+) -> OnceKey {
     let id = Bytes::from([&app.to_le_bytes()[..], &key.to_bytes()].concat());
-    let ttl: Duration = REMEMBERED;
     OnceKey { id, note: Bytes::copy_from_slice(&content.to_bytes()), ttl }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::super::{
     ChannelName,
     fanout::{Confirm, Leave},
-    idempotency::{IdempotencyKey, KeyOwner},
+    idempotency::{IdempotencyKey, KeyOwner, REMEMBERED},
     node::NodeId,
     now_ms,
     numbering::scope_bytes,
@@ -45,6 +45,7 @@ use crate::{
         Append, Appended, Engine, EngineState, MESSAGE_BYTES_MAX, Partition, Record, Terms,
         memory::{MemoryCluster, MemoryEngine},
     },
+    metrics::labels::Limit,
 };
 
 /// The brokers of two nodes.

@@ -32,6 +32,9 @@ impl Topics {
             self.0.directory.sweep(now_ms());
             self.0.directory.ledger().sweep_last_events(now_ms());
             self.0.keys.expire(Instant::now());
+            if let Some(cluster) = self.cluster() {
+                cluster.recent_keys().expire(Instant::now());
+            }
         }
     }
 

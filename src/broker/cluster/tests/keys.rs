@@ -121,3 +121,24 @@ async fn a_call_whose_caller_is_dropped_goes_on() {
     }
     until_idle(&nodes.brokers[0]).await;
 }
+
+#[actix_web::test]
+async fn keys_beyond_the_limit_of_a_node_are_remembered_for_a_moment_only() {
+    const MAX: usize = 4;
+    let nodes = Nodes::start_with(|limits| limits.idempotency_keys_max = MAX).await;
+    let (broker, scope) = (&nodes.brokers[0], key(1, "public"));
+    for (_, key) in all_keys().take(MAX + 2) {
+        for is_new in [true, false] {
+            let event = vec![publication(&scope, "room", "msg")];
+            let published = broker.topics.publish_once(key, event).await;
+            let is_now = matches!(published, Ok(Published::Now(_)));
+            // Repetitions count as well, because the node does not know that they are some.
+            assert_eq!(is_now, is_new, "{published:?}");
+        }
+    }
+    let long = nodes.shared.key_ttls().into_iter().filter(|ttl| *ttl >= REMEMBERED).count();
+    // A call has a claim of its key in another partition, unless its events belong to that one.
+    assert!((MAX / 2..=MAX).contains(&long), "{long}");
+    let hits = broker.topics.metrics().limit_hits.of(Limit::IdempotencyKeys).get();
+    assert_eq!(hits, (2 * (MAX + 2) - MAX) as u64);
+}

@@ -50,7 +50,8 @@ pub struct AppStore {
 }
 
 impl AppStore {
-    /// Connects; a PostgreSQL server that does not answer is retried for `connect_retry`.
+    /// Connects. A PostgreSQL server that does not answer, and an SQLite file that another connection changes, are
+    /// retried for `connect_retry`.
     ///
     /// A new SQLite file is readable by its owner only.
     ///

@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use actix::prelude::*;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
@@ -14,7 +13,7 @@ use crate::{app::AppId, engine::Partition, metrics::labels::Limit};
 
 use super::{
     backlog::Backlog,
-    fanout::{Fanout, WorkerId},
+    fanout::{FanoutAddr, WorkerId},
     history::{Contradiction, History, Retention},
     ledger::{Account, RetainedTotals, RetentionLedger},
     numbering::{Following, Heads, Numbering},
@@ -106,14 +105,13 @@ impl Directory {
     pub(super) fn open(
         &self,
         key: &ScopeKey,
-        worker: WorkerId,
-        fanout: Addr<Fanout>,
+        fanout: FanoutAddr,
         now_ms: u64,
     ) -> Result<(Arc<Stream>, Beginning), TooManyScopes> {
         let numbering = self.numbering.of(key);
         let mut streams = self.streams.write();
         let stream = self.stream(&mut streams, key, || numbering.begin(key))?;
-        let begin = stream.open(worker, fanout, now_ms);
+        let begin = stream.open(fanout, now_ms);
         Ok((stream, begin))
     }
 

@@ -2,7 +2,6 @@
 //! the thread's subscribers.
 
 use std::{
-    cell::Cell,
     collections::{BTreeSet, HashMap, hash_map},
     mem,
     ops::Bound,
@@ -53,7 +52,7 @@ use super::{
     topics::Topics,
     tracker::{EnterChannel, FanoutLost, Untrack},
     turns::Turns,
-    writers::{FrameWriter, FrameWriters, WriterPlace},
+    writers::FrameWriters,
 };
 use delivering::Course;
 pub(super) use messages::{
@@ -65,6 +64,9 @@ use pause::pause;
 use recovering::RecoveringJoin;
 use rounds::{FRAMES_PER_TURN, HandedOut, Task};
 use serving::Serving;
+use thread::BatchCounts;
+pub(super) use thread::FanoutAddr;
+pub use thread::ThreadFanout;
 
 /// The id of a fan-out and of its worker thread, unique among all nodes for the life of their processes. If a
 /// thread starts another fan-out after a panic, it gets a new id.
@@ -75,27 +77,6 @@ impl WorkerId {
     /// The id of the `nth` fan-out of a node.
     pub(super) fn new(node: NodeId, nth: u64) -> Self {
         Self(node.number(nth))
-    }
-}
-
-/// The fan-out of one thread, for the sessions of the thread.
-#[derive(Debug)]
-pub struct ThreadFanout {
-    /// The id of the fan-out.
-    pub worker: WorkerId,
-    /// The address of the fan-out.
-    pub addr: Addr<Fanout>,
-    /// The number of the newest batch that the fan-out has received. It is updated when a batch is begun and no
-    /// other batch waits.
-    pub(super) handed: Rc<Cell<u64>>,
-    /// The writers of the thread's sessions.
-    pub(super) writers: Rc<FrameWriters>,
-}
-
-impl ThreadFanout {
-    /// Adds the writer of a session of this thread until the returned value is dropped.
-    pub fn add_writer(&self, writer: Rc<dyn FrameWriter>) -> WriterPlace {
-        self.writers.add(writer)
     }
 }
 
@@ -120,8 +101,8 @@ impl ThreadFanout {
 /// that wait meanwhile are handed further frames, and all of them leave together. An app whose turn is
 /// over *rests* until all its sessions that were handed frames have been served.
 ///
-/// The fan-out writes to the socket of a session itself, through its [`FrameWriter`], and wakes the session if it
-/// cannot, or while further publications are on their way: the sessions then let these go first.
+/// The fan-out writes to the socket of a session itself, through its [`FrameWriter`](super::writers::FrameWriter), and
+/// wakes the session if it cannot, or while further publications are on their way: the sessions then let these go first.
 ///
 /// A session that cannot take a frame at once is ended; the fan-out never waits for one. A turn ends before it fills
 /// the outbox of a session that runs in between. Senders do not wait for room in the mailbox: each publication
@@ -160,11 +141,8 @@ pub struct Fanout {
     round: u64,
     /// Whether the end of this round is scheduled.
     is_round_ending: bool,
-    /// The number of the newest batch that was received.
-    newest: u64,
-    /// The number of batches in `turns` that have not been begun.
-    waiting: usize,
-    handed: Rc<Cell<u64>>,
+    /// The batches that it was sent, and those that it has begun.
+    batches: BatchCounts,
     sampler: Sampler,
     /// The outbox of the session that was last ended because the backlog exceeded its limit.
     relieving: Option<Weak<Outbox>>,
@@ -190,13 +168,7 @@ impl Present {
 }
 
 impl Fanout {
-    /// Makes the fan-out of one worker thread; start it on that thread.
-    pub(super) fn new(
-        worker: WorkerId,
-        topics: Topics,
-        handed: Rc<Cell<u64>>,
-        writers: Rc<FrameWriters>,
-    ) -> Self {
+    fn new(worker: WorkerId, topics: Topics) -> Self {
         let replays = Replays::new(topics.backlog().clone(), Instant::now());
         Self {
             worker,
@@ -211,13 +183,11 @@ impl Fanout {
             is_any_to_renew: false,
             load_per_turn: Load { frames: FRAMES_PER_TURN, bytes: usize::MAX },
             serving: Serving::new(),
-            writers,
+            writers: Rc::default(),
             delivered_this_round: 0,
             round: 0,
             is_round_ending: false,
-            newest: 0,
-            waiting: 0,
-            handed,
+            batches: BatchCounts::default(),
             sampler: Sampler::default(),
             relieving: None,
             stopping: false,
@@ -303,6 +273,7 @@ mod pause;
 mod recovering;
 mod rounds;
 mod serving;
+mod thread;
 
 #[cfg(test)]
 mod tests;

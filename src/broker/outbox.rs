@@ -1,7 +1,8 @@
 //! Outboxes: the bounded queues from the broker to the sessions.
 //!
 //! An outbox replaces an actor's mailbox, because deliveries are the most frequent operation: one
-//! uncontended lock, one slot in a queue, and one wake-up for all frames until the session runs.
+//! uncontended lock, one slot in a queue, and one write, or one wake-up, for all
+//! frames until then.
 //! An empty queue keeps one slot, so that most deliveries allocate nothing.
 
 mod bodies;
@@ -87,13 +88,13 @@ pub enum NextItem {
     Frame,
     /// News, or [`wake_session`](Outbox::wake_session) was called.
     News,
-    /// The outbox is empty, and the caller will be woken by the next item.
+    /// The outbox is empty, and the session will be served or woken for the next item.
     Nothing,
     /// The outbox is closed, and will have no more items.
     Closed,
 }
 
-/// The bounded queue to one session: the fan-out fills it, and the session takes from it.
+/// The bounded queue to one session: the fan-out fills it, and the session or its writer takes from it.
 ///
 /// The session takes no frame of a subscription that it has left. The answer to a join keeps its
 /// place among the frames: the frames of the subscription ahead of it belong to an earlier join, and
@@ -220,7 +221,7 @@ impl State {
         }
     }
 
-    /// Queues an item, and returns whether the session must be woken.
+    /// Queues an item, and returns whether the session must be served or woken.
     fn push(&mut self, entry: OutboxEntry) -> bool {
         self.load.add(entry.load());
         if let Some(split) = entry.split() {
@@ -233,7 +234,7 @@ impl State {
             self.queue.reserve_exact(1);
         }
         self.queue.push_back(entry);
-        // A session with items that it has not taken was woken for the first of them, or will be.
+        // A session with items that it has not taken was woken for the first of them, or will be served.
         was_empty
     }
 
@@ -345,7 +346,7 @@ impl Outbox {
         is_taken
     }
 
-    /// Queues a frame like [`deliver`](Self::deliver). If the session has to be woken for it, `on_idle` is called
+    /// Queues a frame like [`deliver`](Self::deliver). If the session has to be served for it, `on_idle` is called
     /// instead.
     pub(super) fn deliver_with(
         &self,

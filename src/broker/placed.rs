@@ -41,8 +41,6 @@ pub(super) enum Level {
 /// Publications of one scope that were published together, and reach the fan-outs together: they share one
 /// look-up of the stream, and one message to each fan-out.
 pub(super) struct Batch {
-    /// The number of batches that had been published up to this one, itself included.
-    pub(super) number: u64,
     pub(super) key: ScopeKey,
     pub(super) publications: Vec<Placed>,
 }

@@ -17,7 +17,7 @@ use super::{
     announcement::Announcement,
     backlog::Backlog,
     counts::SubscriberCounts,
-    fanout::{Announce, Dispatch, Fanout, Interrupt, TellCount, TrackerLost, WorkerId},
+    fanout::{Announce, Fanout, FanoutAddr, Interrupt, TellCount, TrackerLost, WorkerId},
     history::{History, Retention},
     ledger::{Account, RetainedTotals},
     placed::{Accepted, Batch, Placed, ReadPublication},
@@ -67,7 +67,7 @@ struct State {
     /// The time at which the stream was last published to, opened or closed, in Unix milliseconds.
     used_ms: u64,
     /// The fan-outs that have subscribers, at most one for each thread.
-    threads: Vec<(WorkerId, Addr<Fanout>)>,
+    threads: Vec<FanoutAddr>,
     /// The actor that tracks members, once there has been one. It ends with the stream, which has
     /// its only permanent address.
     tracker: Option<Addr<Tracker>>,
@@ -117,12 +117,11 @@ impl Stream {
     /// subscribers. Adds the positions to `positions`. Returns the exceeded bounds on retention.
     pub(super) fn publish(
         &self,
-        number: u64,
         accepted: Vec<Accepted>,
         now_ms: u64,
         positions: &mut Vec<StreamPosition>,
     ) -> Exceeded {
-        self.place(number, accepted, now_ms, |accepted, history, retention| {
+        self.place(accepted, now_ms, |accepted, history, retention| {
             let position = history.append(&accepted.publication, now_ms, retention);
             positions.push(position);
             (position, now_ms, accepted)
@@ -131,14 +130,8 @@ impl Stream {
 
     /// Takes publications to which a log has given their positions, and passes them to the threads that have
     /// subscribers. Returns the exceeded bounds on retention.
-    pub(super) fn place_read(
-        &self,
-        number: u64,
-        read: Vec<ReadPublication>,
-        now_ms: u64,
-    ) -> Exceeded {
+    pub(super) fn place_read(&self, read: Vec<ReadPublication>, now_ms: u64) -> Exceeded {
         self.place(
-            number,
             read,
             now_ms,
             |ReadPublication { offset, at_ms, accepted }, history, retention| {
@@ -153,7 +146,6 @@ impl Stream {
     /// and passes them to the threads that have subscribers.
     fn place<P>(
         &self,
-        number: u64,
         publications: Vec<P>,
         now_ms: u64,
         mut append: impl FnMut(P, &mut History, &Retention) -> (StreamPosition, u64, Accepted),
@@ -174,18 +166,14 @@ impl Stream {
             };
             publications.into_iter().map(place).collect()
         });
-        self.hand_out(&mut state, number, publications, now_ms);
+        state.used_ms = now_ms;
+        let batch = Arc::new(Batch { key: self.key.clone(), publications });
+        state.threads.iter().for_each(|thread| thread.dispatch(batch.clone()));
         Exceeded {
             channels: state.history.times_forgotten() > times_forgotten,
             bytes: self.account.is_exceeded(),
             last_events,
         }
-    }
-
-    fn hand_out(&self, state: &mut State, number: u64, publications: Vec<Placed>, now_ms: u64) {
-        state.used_ms = now_ms;
-        let batch = Arc::new(Batch { number, key: self.key.clone(), publications });
-        state.hand_out(|| Dispatch(batch.clone()));
     }
 
     /// Continues after a position, up to which publications may be missing. No publication before it is
@@ -292,18 +280,18 @@ impl Stream {
     }
 
     /// Passes all further publications to the fan-out of a thread.
-    pub(super) fn open(&self, worker: WorkerId, fanout: Addr<Fanout>, now_ms: u64) -> Beginning {
+    pub(super) fn open(&self, fanout: FanoutAddr, now_ms: u64) -> Beginning {
         let mut state = self.state.lock();
         state.used_ms = now_ms;
-        state.threads.retain(|(opened, _)| *opened != worker);
-        state.threads.push((worker, fanout));
+        state.threads.retain(|opened| opened.worker != fanout.worker);
+        state.threads.push(fanout);
         Beginning { head: state.history.head(), interruptions: state.interruptions }
     }
 
     /// Stops passing publications to a thread.
     pub(super) fn close(&self, worker: WorkerId, now_ms: u64) {
         let mut state = self.state.lock();
-        state.threads.retain(|(opened, _)| *opened != worker);
+        state.threads.retain(|opened| opened.worker != worker);
         if state.threads.is_empty() {
             state.used_ms = now_ms;
         }
@@ -391,8 +379,8 @@ impl State {
         Fanout: Handler<M>,
         Context<Fanout>: ToEnvelope<Fanout, M>,
     {
-        for (_, fanout) in &self.threads {
-            fanout.do_send(message());
+        for thread in &self.threads {
+            thread.addr.do_send(message());
         }
     }
 }

@@ -114,7 +114,7 @@ pub(super) fn publish_in(
     assert!(directory.ensure(&key));
     let (accepted, _) = Accepted::new(publication, Instant::now(), Some(permit().into()));
     let mut positions = Vec::new();
-    let publish = |stream: &Stream| stream.publish(1, vec![accepted], now_ms, &mut positions);
+    let publish = |stream: &Stream| stream.publish(vec![accepted], now_ms, &mut positions);
     directory.with(&key, publish).expect("a stream");
     directory.relieve(key.app);
     positions[0]

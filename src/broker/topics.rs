@@ -10,7 +10,6 @@ mod publishing;
 mod retaining;
 
 use std::{
-    rc::Rc,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -35,7 +34,7 @@ use super::{
     backlog::Backlog,
     cluster::Cluster,
     directory::{Directory, TooManyScopes},
-    fanout::{Fanout, ThreadFanout, WorkerId},
+    fanout::{Fanout, FanoutAddr, ThreadFanout, WorkerId},
     fanouts::Fanouts,
     feed::Feed,
     idempotency::IdempotencyKeys,
@@ -129,8 +128,6 @@ pub(super) struct TopicsInner {
     workers: RwLock<Vec<ArbiterHandle>>,
     fanouts: Fanouts,
     next_worker: AtomicU64,
-    /// The number of batches published so far.
-    batches: AtomicU64,
     references: References,
     backlog: Backlog,
     keys: IdempotencyKeys<Receipt>,
@@ -188,7 +185,6 @@ impl Topics {
             workers: RwLock::default(),
             fanouts: Fanouts::default(),
             next_worker: AtomicU64::new(0),
-            batches: AtomicU64::new(0),
             references: References::new(),
             backlog,
             keys,
@@ -234,11 +230,9 @@ impl Topics {
     /// Starts a fan-out for the sessions of the calling worker thread.
     pub fn start_fanout(&self) -> ThreadFanout {
         let worker = WorkerId::new(self.node(), self.0.next_worker.fetch_add(1, Relaxed));
-        let (handed, writers) = (Rc::default(), Rc::default());
-        let addr =
-            Fanout::new(worker, self.clone(), Rc::clone(&handed), Rc::clone(&writers)).start();
-        self.0.fanouts.add(addr.clone());
-        ThreadFanout { worker, addr, handed, writers }
+        let thread = Fanout::start_on_this_thread(worker, self.clone());
+        self.0.fanouts.add(thread.addr.clone());
+        thread
     }
 
     /// The number of scopes that have subscribers or retained publications here.
@@ -273,24 +267,6 @@ impl Topics {
     /// The bounds.
     pub(super) fn limits(&self) -> &TopicLimits {
         &self.0.limits
-    }
-
-    /// Returns whether publications may be on their way to a thread: there are newer ones, of any app, than
-    /// those that its fan-out has begun to deliver, and not all have reached their outboxes.
-    pub fn has_more_for(&self, thread: &ThreadFanout) -> bool {
-        self.has_newer_than(thread.handed.get())
-    }
-
-    /// Returns whether publications may be on their way that are newer than the batch with this number.
-    pub(super) fn has_newer_than(&self, handed: u64) -> bool {
-        let is_remote = || self.cluster().is_some_and(Cluster::is_any_under_way);
-        let is_under_way = || self.0.permits.is_any_held() || is_remote();
-        self.0.batches.load(Relaxed) > handed && is_under_way()
-    }
-
-    /// The number of the next batch.
-    pub(super) fn next_batch(&self) -> u64 {
-        self.0.batches.fetch_add(1, Relaxed) + 1
     }
 
     /// The cluster, if this server is a node of one.
@@ -331,11 +307,10 @@ impl Topics {
     pub(super) fn open(
         &self,
         key: &ScopeKey,
-        worker: WorkerId,
-        fanout: Addr<Fanout>,
+        fanout: FanoutAddr,
         now_ms: u64,
     ) -> Result<ScopeSubscribers, SubscribeError> {
-        let opened = self.0.directory.open(key, worker, fanout, now_ms);
+        let opened = self.0.directory.open(key, fanout, now_ms);
         let (stream, begin) = opened.map_err(|TooManyScopes| SubscribeError::TooManyScopes)?;
         let metrics = &self.0.metrics;
         let counted = DeliveryCounters {

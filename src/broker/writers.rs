@@ -15,8 +15,8 @@ pub trait FrameWriter {
     /// The outbox whose frames it writes.
     fn outbox(&self) -> &Arc<Outbox>;
 
-    /// Writes what waits in the outbox. Returns `false` if the session has to run, because something other than a
-    /// frame waits, or the socket does not take everything at once.
+    /// Writes what waits in the outbox, as far as one write takes it. Returns `false` if the session has to run: something
+    /// other than a frame waits, more than one write waits, or the socket does not take everything at once.
     fn write_waiting(&self) -> bool;
 }
 

@@ -1,8 +1,9 @@
 //! The socket of a WebSocket session, and the writing of frames to it.
 //!
 //! The reader, the pump and the fan-out of the thread share a socket. Usually the fan-out has the frames
-//! of a publication written without running the session; see [`FrameWriter`]. The pump writes everything else: the bytes
-//! that a socket did not take at once, the answers of the session, and frames behind news.
+//! of a publication written without running the session; see [`FrameWriter`]. The pump writes everything else: the
+//! answers of the session, the bytes that the socket did not take at once, frames behind news, what exceeds one write, and
+//! all frames while further publications are on their way to the thread.
 
 use std::{
     cell::RefCell,
@@ -130,9 +131,7 @@ impl<T> FrameSocket<T> {
         if bytes.len() < COUNTED_BYTES_MIN {
             return bytes;
         }
-        let counted = self.worker.topics.backlog().counted(bytes);
-        self.worker.relieve();
-        counted
+        self.worker.topics.backlog().counted(bytes)
     }
 
     /// Measures the latency of the sampled frame, if there is one: the kernel has all the bytes.
@@ -181,16 +180,17 @@ impl<T: SocketTransport> FrameSocket<T> {
 
     /// Writes two byte strings of the session itself, each of which may be empty, once the socket has taken all earlier
     /// bytes.
-    pub(super) fn write(&self, mut first: Bytes, mut second: Bytes) {
+    pub(super) fn write(&self, first: Bytes, mut second: Bytes) {
         let bytes = first.len() + second.len();
         if bytes == 0 {
             return;
         }
         let written = self.io.borrow().write_at_once([&first, &second]);
         if written < bytes {
+            // A slice would keep all of the bytes in memory, and only its own length would be counted.
+            let rest = first.get(written..).unwrap_or_default();
             second.advance(written.saturating_sub(first.len()));
-            first.advance(written.min(first.len()));
-            self.keep(first, second, None);
+            self.keep(Bytes::copy_from_slice(rest), second, None);
         }
     }
 

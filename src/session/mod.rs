@@ -11,7 +11,7 @@
 //! server.
 //!
 //! For a WebSocket, [`upgrade`] takes the bare socket from the HTTP server, `frames` reads it, the
-//! [`websocket`] actor turns effects into frames, and `pump` writes these frames and those of the broker.
+//! [`websocket`] actor turns effects into frames. `pump` writes these frames, and `frame_socket` those of the broker.
 //! `docs/performance.md` shows the costs of a session, which keeps nothing of the HTTP connection from
 //! which it came.
 

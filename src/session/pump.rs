@@ -1,8 +1,8 @@
 //! Writing: from a session's outbox and its actor to the socket, and the deadlines of a connection.
 //!
-//! The pump is the task of a WebSocket. It takes frames from the outbox itself, as many as fit into
-//! one write, unless the fan-out has written them already ([`FrameSocket`]). It polls the actor only if
-//! the actor has work: a message of its client, news of the broker, an answer. While a write is pending,
+//! The pump is the task of a WebSocket. Most frames are written by the fan-out, without the pump: see
+//! [`FrameSocket`]. Where the fan-out leaves this to the session, the pump takes the frames from the outbox
+//! itself, as many as fit into one write. It polls the actor only if the actor has work: a message of its client, news of the broker, an answer. While a write is pending,
 //! the pump polls neither the outbox nor the actor, so the outbox of a client that does not read fills up
 //! to its bound.
 //!
@@ -51,7 +51,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Drives one WebSocket until it is closed.
 ///
-/// The fields are in the order of their use: those that a write of frames reads lie in the cache line of the
+/// The fields are in the order of their use: those that the pump's write of frames reads lie in the cache line of the
 /// task's header and the next one. With ten thousand sessions, each further line is a wait for the memory.
 #[repr(C)]
 pub(super) struct Pump<T, B> {
@@ -89,7 +89,7 @@ struct Stuck {
     since: Option<Instant>,
     /// The bytes that the client has sent meanwhile.
     unread_bytes: u64,
-    /// The bytes that the outbox has been told to wait in the pump.
+    /// The bytes that the outbox has been told to wait for the socket.
     kept_bytes: usize,
 }
 
@@ -209,13 +209,15 @@ where
         Paused::Turn
     }
 
-    /// Tells the outbox how many bytes wait here. The fan-out compares these loads when the backlog is exceeded.
+    /// Tells the outbox how many bytes wait for the socket. The fan-out compares these loads when the backlog is
+    /// exceeded, so it is asked for relief afterwards.
     fn note_kept(&mut self) {
         let kept_bytes = self.socket.unwritten_bytes();
         if let Some(stuck) = &mut self.stuck
             && mem::replace(&mut stuck.kept_bytes, kept_bytes) != kept_bytes
         {
             self.socket.outbox.keeps(Load { frames: 0, bytes: kept_bytes });
+            self.socket.worker.relieve();
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! This is the only file that uses `WebsocketContext`. The actor gets the messages of its client
 //! and news from the broker; frames from the broker go from the [`Outbox`] to the socket without it
-//! (see `pump`). While the broker works on a join or a publication, further messages wait in their
+//! (see `frame_socket`). While the broker works on a join or a publication, further messages wait in their
 //! order, up to a bound; then nothing more is read. Only heartbeats are answered ahead of their
 //! turn, because a client that checks its connection must not wait for a slow topic.
 

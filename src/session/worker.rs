@@ -271,7 +271,7 @@ impl Worker {
 
     /// Returns whether publications may be on their way to this thread's sessions.
     pub(super) fn awaits_more(&self) -> bool {
-        self.topics.has_more_for(&self.fanout.borrow())
+        self.fanout.borrow().awaits_more()
     }
 }
 

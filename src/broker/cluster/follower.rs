@@ -199,10 +199,8 @@ impl Topics {
         let read =
             read.filter_map(|(offset, entry)| self.read_publication(cluster, key, offset, &entry));
         let mut read = Some(read.collect::<Vec<_>>());
-        let number = self.next_batch();
-        let exceeded = directory.with(key, |stream| {
-            stream.place_read(number, read.take().unwrap_or_default(), now_ms())
-        });
+        let exceeded = directory
+            .with(key, |stream| stream.place_read(read.take().unwrap_or_default(), now_ms()));
         match exceeded {
             Some(exceeded) => self.note_exceeded(key.app, exceeded),
             // The stream was forgotten at this moment.

@@ -104,11 +104,6 @@ impl Cluster {
         self.engine.follow(Arc::new(BrokerFollower::new(topics)));
     }
 
-    /// Returns whether publications of other nodes are on their way to the fan-outs.
-    pub(super) fn is_any_under_way(&self) -> bool {
-        self.remote_flights.is_any()
-    }
-
     /// The idempotency keys that this node has used lately.
     pub(super) fn recent_keys(&self) -> &RecentKeys {
         &self.recent_keys

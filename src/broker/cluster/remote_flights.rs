@@ -42,6 +42,7 @@ impl RemoteFlights {
     }
 
     /// Returns whether any publication is under way.
+    #[cfg(test)]
     pub(super) fn is_any(&self) -> bool {
         self.0.count.load(SeqCst) > 0
     }

@@ -105,8 +105,6 @@ impl Handler<Dispatch> for Fanout {
     type Result = ();
 
     fn handle(&mut self, Dispatch(batch): Dispatch, ctx: &mut Self::Context) {
-        // Batches of different scopes may arrive in another order than that of their numbers.
-        self.newest = self.newest.max(batch.number);
         self.hand_out(Task::HandOut(Course::new(batch)), ctx);
     }
 }

@@ -17,7 +17,8 @@ impl Fanout {
         let listeners = match self.scopes.entry(place.key.clone()) {
             hash_map::Entry::Occupied(open) => open.into_mut(),
             hash_map::Entry::Vacant(closed) => {
-                match self.topics.open(closed.key(), self.worker, ctx.address(), now_ms()) {
+                let own = FanoutAddr::new(self.worker, ctx.address(), &self.batches);
+                match self.topics.open(closed.key(), own, now_ms()) {
                     Ok(listeners) => closed.insert(listeners),
                     Err(refused) => return outbox.answer(id, Err(refused)),
                 }

@@ -123,7 +123,6 @@ impl Fanout {
     pub(super) fn hand_out(&mut self, task: Task, ctx: &mut Context<Self>) {
         let app = task.app();
         if !self.turns.is_empty() || self.rests(app) {
-            self.waiting += usize::from(task.is_new_batch());
             self.turns.push(app, task);
         } else if let Some(rest) = self.run(task, ctx) {
             self.turns.push(app, rest);
@@ -134,7 +133,7 @@ impl Fanout {
     /// Does a task until it is done, or until this round or the turn of its app is over. Returns the rest.
     fn run(&mut self, task: Task, ctx: &mut Context<Self>) -> Option<Task> {
         if task.is_new_batch() {
-            self.note_handed();
+            self.batches.note_begun();
         }
         match task {
             Task::HandOut(course) => {
@@ -183,7 +182,6 @@ impl Fanout {
             let handed_out = &self.handed_out;
             let rests = |app| handed_out.get(&app).is_some_and(|handed_out| handed_out.is_all);
             let Some(task) = self.turns.next(|app| !rests(app)) else { break };
-            self.waiting -= usize::from(task.is_new_batch());
             if let Some(rest) = self.run(task, ctx) {
                 self.turns.put_back(rest);
             }
@@ -209,7 +207,8 @@ impl Fanout {
         }
     }
 
-    /// Waits until all sessions that were woken have run and the thread has looked at its sockets, and begins the next round. A round that is waited for
+    /// Waits until all sessions that were woken have run and the thread has looked at its sockets, and begins the
+    /// next round. A round that is waited for
     /// already may then turn out to be over. It is then waited for twice, and ends once.
     fn rest_of_round(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
         self.is_round_ending = true;
@@ -244,19 +243,11 @@ impl Fanout {
             let HandedOut { frames, sessions, is_all, .. } = all.get(&app)?;
             (*is_all || !turns.has(app)).then(|| frames.div_ceil((*sessions).max(1)))
         };
-        let may_write = !self.topics.has_newer_than(self.handed.get());
+        let may_write = !self.batches.is_any_waiting();
         self.serving.serve_some(per_session, |outbox| {
             if !(may_write && self.writers.write_waiting(outbox)) {
                 outbox.wake_for_frames();
             }
         });
-    }
-
-    /// Notes that a batch is begun. The number of the newest batch is published only while no batch
-    /// waits, because the waiting one may be older.
-    fn note_handed(&self) {
-        if self.waiting == 0 {
-            self.handed.set(self.newest);
-        }
     }
 }

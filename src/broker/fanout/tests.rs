@@ -147,29 +147,28 @@ async fn a_session_hears_a_place_under_each_name_until_it_leaves_that_one() {
 }
 
 #[actix_web::test]
-async fn a_thread_awaits_what_its_fan_out_has_yet_to_hand_out_and_nothing_else() {
-    let (broker, scope) = (Broker::start(), key(1, "public"));
+async fn a_thread_awaits_what_its_fan_out_was_sent_and_has_yet_to_begin_and_nothing_else() {
+    let (broker, scope, elsewhere) = (Broker::start(), key(1, "public"), key(2, "public"));
+    let mut neighbour = broker.session(2).await;
+    broker.join(&neighbour, whole(&elsewhere)).await.expect("a place");
     let thread = broker.topics.start_fanout();
     let (worker, fanout, writers) = (thread.worker, thread.addr.clone(), thread.writers.clone());
     let there = Broker { topics: broker.topics.clone(), worker, fanout, writers };
     let mut probe = there.session(1).await;
     there.join(&probe, whole(&scope)).await.expect("a place");
-    assert!(!broker.topics.has_more_for(&thread), "nothing was published");
+    assert!(!thread.awaits_more(), "nothing was published");
     let publish = |to: &ScopeKey| broker.topics.publish(publication(to, "#general", "msg"));
-    publish(&key(2, "public")).await.expect("room");
-    assert!(!broker.topics.has_more_for(&thread), "nobody hears it");
-    publish(&scope).await.expect("room");
-    assert!(broker.topics.has_more_for(&thread), "it is in the fan-out's mailbox");
-    thread.handed.set(1);
-    assert!(!broker.topics.has_more_for(&thread), "this thread has begun it");
-    thread.handed.set(0);
-    assert_eq!(probe.next().await, "* msg");
-    assert!(!broker.topics.has_more_for(&thread), "every thread has delivered it");
-    assert_eq!(thread.handed.get(), 1);
-    publish(&scope).await.expect("room");
-    assert!(broker.topics.has_more_for(&thread), "there is a newer one");
-    assert_eq!(probe.next().await, "* msg");
-    assert_eq!(thread.handed.get(), 2);
+    publish(&key(3, "public")).await.expect("room");
+    assert!(!thread.awaits_more(), "nobody hears it");
+    publish(&elsewhere).await.expect("room");
+    assert!(!thread.awaits_more(), "only another thread hears it");
+    for _ in 0..2 {
+        publish(&scope).await.expect("room");
+        assert!(thread.awaits_more(), "it is in the fan-out's mailbox");
+        assert_eq!(probe.next().await, "* msg");
+        assert!(!thread.awaits_more(), "the fan-out has begun it");
+    }
+    assert_eq!(neighbour.next().await, "* msg");
 }
 
 /// A join of a session that requests everything after a position.

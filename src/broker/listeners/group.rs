@@ -302,7 +302,7 @@ impl Group {
     }
 
     /// Delivers a publication to all members; the latency is measured at the one with the index
-    /// `sampled`. The outboxes of sessions that have to be woken are added to `idle`.
+    /// `sampled`. The outboxes of sessions that have to be served are added to `idle`.
     pub(in crate::broker) fn deliver(
         &self,
         placed: &Placed,
@@ -320,7 +320,7 @@ impl Group {
     }
 
     /// Sends the tracked members the changes among them. The outboxes of sessions that have to be
-    /// woken are added to `idle`.
+    /// served are added to `idle`.
     pub(in crate::broker) fn announce(
         &self,
         announcement: &Announcement,

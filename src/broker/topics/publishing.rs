@@ -200,12 +200,7 @@ impl Topics {
         let keeps_last = accepted.iter().any(|each| cache_channel(&each.publication).is_some());
         let mut accepted = Some(accepted);
         let mut publish = |stream: &Stream| {
-            stream.publish(
-                self.next_batch(),
-                accepted.take().unwrap_or_default(),
-                now_ms(),
-                positions,
-            )
+            stream.publish(accepted.take().unwrap_or_default(), now_ms(), positions)
         };
         let published = directory.with(&key, &mut publish);
         // A cache channel needs a stream even for an app that retains nothing, because a join decides by the

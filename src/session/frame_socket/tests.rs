@@ -235,6 +235,21 @@ async fn bytes_that_a_socket_does_not_take_go_ahead_of_all_that_is_delivered_lat
     assert!(taken.borrow().ends_with(b"\x81\x01j"));
 }
 
+#[actix_web::test]
+async fn bytes_of_a_session_that_wait_are_counted_and_keep_no_others_in_memory() {
+    const BYTES: usize = 10_000;
+    let bench = Bench::with_backlog_of(BYTES - 6, limits());
+    let sips = Sips { bytes: 5, is_full: false, taken: Rc::default() };
+    let session = ByHand::new(&bench, sips);
+    let own = Bytes::from(vec![b'x'; BYTES]);
+    session.socket.write(own.clone(), Bytes::new());
+    assert!(own.is_unique(), "what was written is given back");
+    assert_eq!(session.socket.unwritten_bytes(), BYTES - 5);
+    assert!(bench.topics.backlog().is_exceeded(), "the rest is one byte too many");
+    drop(session);
+    assert!(!bench.topics.backlog().is_exceeded());
+}
+
 /// A socket that takes this many bytes at a time, and is full in between.
 struct Sips {
     bytes: usize,

@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     admission::{Entrance, Judge, Rules},
     app::{
-        App, AppDirectory, Apps,
+        App, AppDirectory, Apps, Slug,
         refusals::Refusals,
         registry::{AppRegistry, ReviewChanges, WatchApps},
         seed,
@@ -133,6 +133,7 @@ pub struct Server {
     shutdown: Shutdown,
     signals: Signals,
     stop: Stop,
+    directory: AppDirectory,
     metrics: Arc<Metrics>,
     /// The threads of `GET /metrics`, if that has an address of its own.
     metrics_server: Option<(SocketAddr, Threads)>,
@@ -258,6 +259,11 @@ impl Server {
     /// The address where `GET /metrics` is answered, if that has a listener of its own.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_server.as_ref().map(|(address, _)| *address)
+    }
+
+    /// The app with this slug, as the server read it last.
+    pub fn app(&self, slug: &Slug) -> Option<Arc<App>> {
+        self.directory.load().by_slug(slug.as_str()).cloned()
     }
 
     /// The server's metrics.
@@ -466,11 +472,22 @@ impl Parts {
             actix_rt::spawn(Overview::keep(self.services.clone()));
         }
         let (address, metrics) = (listeners.address, self.services.metrics.clone());
+        let directory = self.services.directory.clone();
         let (connections, parts) = (self.connections.clone(), Arc::new(self));
         let threads = Threads::start(listeners, connections, move |stops| parts.service(stops));
         let threads = threads.await.map_err(StartError::Thread)?;
         let stop = Stop::default();
-        Ok(Server { address, threads, shutdown, signals, stop, metrics, metrics_server: None })
+        let metrics_server = None;
+        Ok(Server {
+            address,
+            threads,
+            shutdown,
+            signals,
+            stop,
+            directory,
+            metrics,
+            metrics_server,
+        })
     }
 
     /// Loads the history that the last stop saved. Returns the file in which the next stop saves it.

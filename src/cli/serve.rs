@@ -1,10 +1,9 @@
 //! `herald serve`: runs the server until a signal stops it.
 
+use std::sync::Arc;
+
 use crate::{
-    app::{
-        App, Slug, seed,
-        store::{AppStore, MissingFile},
-    },
+    app::{App, Slug, seed},
     server::Server,
     settings::{Environment, Settings},
 };
@@ -34,18 +33,16 @@ async fn serve(settings: Settings, lines: &Lines) -> Result<String, CommandFailu
     let server = Server::build(settings.clone()).await?;
     lines.count_dropped_in(&server.metrics().log_lines_dropped);
     let address = server.address();
-    // The greeting is printed by a task, because it asks the database once more: the server meanwhile serves, and
-    // handles signals.
+    let greeting = match settings.env {
+        Environment::Development => {
+            banner(&settings, address.port(), seeded(&settings, &server).as_deref())
+        }
+        Environment::Test | Environment::Production => String::new(),
+    };
+    // The greeting is printed by a task, which runs once the server handles signals: a reader of
+    // the greeting can then stop Herald in an orderly way.
     actix_rt::spawn(async move {
         log::info!("listening on {address}");
-        let greeting = match settings.env {
-            Environment::Development => {
-                // The server goes on if the database does not answer now.
-                let app = seeded(&settings).await.ok().flatten();
-                banner(&settings, address.port(), app.as_ref())
-            }
-            Environment::Test | Environment::Production => String::new(),
-        };
         // The server goes on if the greeting cannot be printed.
         super::print(&greeting).ok();
     });
@@ -53,14 +50,12 @@ async fn serve(settings: Settings, lines: &Lines) -> Result<String, CommandFailu
     Ok(String::new())
 }
 
-/// The seeded app as it is in the database: its key and secret may have been changed since.
-async fn seeded(settings: &Settings) -> Result<Option<App>, CommandFailure> {
+/// The seeded app as the server has it: its key and secret may have been changed since it was seeded.
+///
+/// A second connection to the database could fail, and would find an empty database if that is in memory.
+fn seeded(settings: &Settings, server: &Server) -> Option<Arc<App>> {
     let slug = Slug::parse(seed::SLUG).filter(|slug| {
         settings.database.seed && settings.single_app.as_ref().is_none_or(|only| only == slug)
-    });
-    let Some(slug) = slug else { return Ok(None) };
-    let store = AppStore::connect(&settings.database, MissingFile::Refuse).await?;
-    let app = store.find(&slug).await?;
-    store.close().await;
-    Ok(app.filter(|app| app.settings.active))
+    })?;
+    server.app(&slug).filter(|app| app.settings.active)
 }

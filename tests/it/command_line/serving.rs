@@ -96,6 +96,28 @@ fn a_first_start_prints_what_a_newcomer_needs_and_it_works() {
 }
 
 #[test]
+fn a_database_in_memory_serves_the_app_that_the_start_prints() {
+    for url in ["sqlite::memory:", "sqlite://herald.db?mode=memory"] {
+        let place = Place::new()
+            .with("HERALD__SERVER__PORT", "0")
+            .with("PATH", "/usr/bin:/bin")
+            .with("DATABASE_URL", url);
+        let mut server = Serving::start(&place, &[]);
+        let banner = server.read_until("curl ");
+        assert!(banner.contains("  app     test-app\n"), "{banner}");
+
+        let pasted = format!("{} --silent --fail", banner.lines().last().expect("a line").trim());
+        let sent = Command::new("sh").args(["-c", &pasted]).output().expect("a shell");
+        assert_eq!(String::from_utf8_lossy(&sent.stdout), "{}", "{url}: {sent:?}");
+        let left = server.stop();
+        assert_eq!(left.code, Some(0), "{url}: {left:?}");
+        let folder = std::fs::read_dir(place.path()).expect("a folder");
+        let files: Vec<_> = folder.map(|entry| entry.expect("a file").file_name()).collect();
+        assert_eq!(files, ["data"], "{url}: the folder of the secret key base alone");
+    }
+}
+
+#[test]
 fn production_prints_no_secret_and_names_the_pending_migration() {
     let place = Place::new()
         .with("HERALD_ENV", "production")

@@ -38,6 +38,9 @@ pub(super) const SECRETS: [&str; 6] = [
 /// The text that is shown instead of a secret.
 pub(super) const MASK: &str = "********";
 
+/// The length of the prefix `::ffff:0:0/96`, which all IPv4-mapped addresses have.
+const IPV4_MAPPED_BITS: u8 = 96;
+
 const HOUR_MS: u64 = 3_600_000;
 const GIGABYTE: u64 = 1 << 30;
 const MANY: u64 = 1_000_000;
@@ -248,8 +251,15 @@ fn texts(json: &Json) -> Result<Vec<String>, String> {
     list.ok_or_else(|| "a list of texts".to_owned())
 }
 
+/// Parses an address or a network. One in IPv4-mapped form, such as `::ffff:10.0.0.0/104`, becomes that of IPv4,
+/// because the addresses of clients are turned into IPv4 in the same way before they are compared with it.
 fn network(raw: &str) -> Option<IpNet> {
-    raw.parse().or_else(|_| raw.parse().map(IpAddr::into)).ok()
+    let network = raw.parse().or_else(|_| raw.parse().map(IpAddr::into)).ok()?;
+    let IpNet::V6(wide) = network else { return Some(network) };
+    match (wide.addr().to_ipv4_mapped(), wide.prefix_len().checked_sub(IPV4_MAPPED_BITS)) {
+        (Some(address), Some(bits)) => IpNet::new(address.into(), bits).ok(),
+        _ => Some(network),
+    }
 }
 
 pub(super) fn networks<'de, D: Deserializer<'de>>(given: D) -> Result<Vec<IpNet>, D::Error> {

@@ -245,6 +245,25 @@ fn the_origin_check_has_four_forms() {
 }
 
 #[test]
+fn a_proxy_in_ipv4_mapped_form_is_the_ipv4_proxy_that_it_stands_for() {
+    for (given, expected) in [
+        ("::ffff:127.0.0.1", "127.0.0.1/32"),
+        ("::ffff:7f00:1", "127.0.0.1/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:10.0.0.7/128", "10.0.0.7/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        // These also have addresses of other forms.
+        ("::fffe:0:0/95", "::fffe:0:0/95"),
+        ("::/0", "::/0"),
+        ("::fffe:a00:1", "::fffe:a00:1/128"),
+    ] {
+        let settings = loaded(&DEVELOPMENT, &[("HERALD__SERVER__TRUSTED_PROXIES", given)]);
+        let proxies = settings.server.trusted_proxies.iter().map(|proxy| proxy.to_string());
+        assert_eq!(proxies.collect::<Vec<_>>(), [expected], "{given}");
+    }
+}
+
+#[test]
 fn variables_that_are_not_ours_are_left_alone() {
     for name in
         ["HERALD_SERVICE_HOST", "HERALD_PORT", "HERALD_APP_KEY", "herald__server__port", "P"]

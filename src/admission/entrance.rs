@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use crate::{
     app::{
         origin::{Origin, OriginPolicy},
-        refusals::Refusals,
+        refusals::{OriginSetting, Refusals},
     },
     metrics::{Metrics, labels::Limit},
     session::{
@@ -72,8 +72,8 @@ impl Entrance {
         if self.check_origin.allow(origin, target) {
             return Ok(origin);
         }
-        let remedy = "the setting socket.check_origin";
-        self.refusals.note_origin(origin.unwrap_or_default(), remedy);
+        let setting = OriginSetting::CheckOrigin(&self.check_origin);
+        self.refusals.note_origin(origin.unwrap_or_default(), setting);
         Err(NotAdmitted::Origin)
     }
 

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::app::{App, AppId, Apps, Slug, refusals::Refusals};
+use crate::app::{
+    App, AppId, Apps, Slug,
+    refusals::{OriginSetting, Refusals},
+};
 
 /// The grounds of a join. `C` is the credential of the protocol's clients.
 #[derive(Debug, Clone)]
@@ -54,8 +57,8 @@ impl Judge {
         if app.settings.allowed_origins.allow(origin) {
             return Ok(());
         }
-        let remedy = format!("allowed_origins of app {}", app.slug);
-        self.refusals.note_origin(origin.unwrap_or_default(), &remedy);
+        let setting = OriginSetting::AllowedOrigins(&app.slug);
+        self.refusals.note_origin(origin.unwrap_or_default(), setting);
         Err(OriginNotAllowed)
     }
 

@@ -130,6 +130,13 @@ impl OriginPattern {
         Ok(Self { scheme: scheme.map(|_| spelled), host, with_subdomains, port })
     }
 
+    /// Returns whether the origin of this header can be an entry, which then matches it.
+    pub fn can_be(header: &str) -> bool {
+        let origin = Origin::parse(header);
+        let matches = |entry: Self| origin.is_some_and(|origin| entry.matches(&origin));
+        Self::parse(header).is_ok_and(matches)
+    }
+
     /// Returns whether the entry matches this origin.
     pub fn matches(&self, origin: &Origin) -> bool {
         self.scheme.as_ref().is_none_or(|scheme| *scheme == origin.scheme)

@@ -13,7 +13,11 @@ use parking_lot::Mutex;
 
 use crate::metrics::{Metrics, labels::RefusalReason};
 
-use super::{Slug, token::TokenError};
+use super::{
+    Slug,
+    origin::{OriginPattern, OriginPolicy},
+    token::TokenError,
+};
 
 /// The most characters of a client's text that a line shows.
 const SHOWN_CHARS_MAX: usize = 200;
@@ -27,6 +31,7 @@ const SHOWN_CHARS_MAX: usize = 200;
 pub struct Refusals {
     interval_s: f64,
     logged: Mutex<HashMap<LineKey, Last>>,
+    /// The origins that were logged, each with its remedy.
     origins: Mutex<HashSet<(String, String)>>,
     metrics: Arc<Metrics>,
 }
@@ -94,6 +99,15 @@ pub enum Target<'a> {
     Unnamed,
 }
 
+/// The setting that refuses an origin.
+#[derive(Debug, Clone, Copy)]
+pub enum OriginSetting<'a> {
+    /// `allowed_origins` of this app.
+    AllowedOrigins(&'a Slug),
+    /// `socket.check_origin`, with this value.
+    CheckOrigin(&'a OriginPolicy),
+}
+
 impl Refusals {
     /// The most apps and reasons whose lines are remembered. Refusals beyond them are only counted.
     const LOGGED_MAX: usize = 10_000;
@@ -147,16 +161,45 @@ impl Refusals {
         Some(0)
     }
 
-    /// Counts a refused origin, and logs its first refusal with the setting that would allow it.
-    pub fn note_origin(&self, origin: &str, remedy: &str) {
+    /// Counts an origin that a setting refuses, and logs its first refusal with a change that would let it in.
+    pub fn note_origin(&self, origin: &str, setting: OriginSetting<'_>) {
         self.metrics.refusals.of(RefusalReason::OriginNotAllowed).inc();
+        let remedy = remedy(origin, setting);
         // A query or a fragment is not part of an origin, and may hold secrets that must not be
         // logged.
-        let origin = origin.split(['?', '#']).next().unwrap_or_default();
-        let shown: String = origin.chars().take(SHOWN_CHARS_MAX).collect();
+        let shown = quoted(origin.split(['?', '#']).next().unwrap_or_default());
         let mut seen = self.origins.lock();
-        if seen.len() < Self::ORIGINS_MAX && seen.insert((shown.clone(), remedy.to_owned())) {
-            warn!("origin {shown:?} is refused; to let it in, add it to {remedy}");
+        if seen.len() < Self::ORIGINS_MAX && seen.insert((shown.clone(), remedy.clone())) {
+            warn!("origin {shown} is refused; {remedy}");
+        }
+    }
+}
+
+/// Describes a change that would let a refused origin in.
+fn remedy(origin: &str, setting: OriginSetting<'_>) -> String {
+    use OriginSetting::{AllowedOrigins, CheckOrigin};
+    match (OriginPattern::can_be(origin), setting) {
+        (true, AllowedOrigins(slug)) => {
+            format!("to let it in, add it to allowed_origins of app {slug}")
+        }
+        (false, AllowedOrigins(slug)) => {
+            format!(
+                "no entry can name it, so only an empty allowed_origins of app {slug} lets it in"
+            )
+        }
+        (false, CheckOrigin(_)) => {
+            "no entry can name it, so only socket.check_origin = false lets it in".to_owned()
+        }
+        (true, CheckOrigin(OriginPolicy::PublicHost(_))) => {
+            "to let it in, set server.public_host to its host, or replace \
+             socket.check_origin = true by a list of origins"
+                .to_owned()
+        }
+        (true, CheckOrigin(OriginPolicy::Connection)) => {
+            "to let it in, replace socket.check_origin = \"conn\" by a list of origins".to_owned()
+        }
+        (true, CheckOrigin(OriginPolicy::List(_) | OriginPolicy::Off)) => {
+            "to let it in, add it to the setting socket.check_origin".to_owned()
         }
     }
 }
@@ -333,7 +376,8 @@ mod tests {
         let refusals = refusals();
         for _ in 0..3 {
             refusals.note(&refused(Target::Unnamed, RefusalReason::NoToken), NOW_S);
-            refusals.note_origin("https://evil.example", "a setting");
+            let setting = OriginSetting::CheckOrigin(&OriginPolicy::Connection);
+            refusals.note_origin("https://evil.example", setting);
         }
         let count = |reason| refusals.metrics.refusals.of(reason).get();
         for &reason in RefusalReason::ALL {

@@ -466,3 +466,67 @@ async fn behind_a_trusted_proxy_the_lines_name_the_clients_own_address() {
         ]
     );
 }
+
+/// The lines about refused origins, from the name of the origin on.
+fn origin_lines(log: &[String]) -> Vec<&str> {
+    let lines = log.iter().filter_map(|line| line.split_once("WARN  herald::app::refusals: "));
+    lines.map(|(_, line)| line).collect()
+}
+
+const PATH: &str = "/socket/websocket?vsn=2.0.0";
+
+#[tokio::test]
+async fn an_origin_refused_at_the_handshake_leaves_a_line_with_a_change_that_lets_it_in() {
+    let none = "no entry can name it, so only socket.check_origin = false lets it in";
+    let list = "to let it in, add it to the setting socket.check_origin";
+    let host = "to let it in, set server.public_host to its host, or replace \
+                socket.check_origin = true by a list of origins";
+    let connection = "to let it in, replace socket.check_origin = \"conn\" by a list of origins";
+    for (policy, advice) in [("//a.example", list), ("true", host), ("conn", connection)] {
+        let process = start(&[("HERALD__SOCKET__CHECK_ORIGIN", policy)]).await;
+        let named = ["https://b.example", "http://[2001:db8::1]:8080", "capacitor://b.example"];
+        let unnamed = ["null", "", "file://", "https://b.example/path", "about:blank"];
+        for origin in named.into_iter().chain(unnamed) {
+            for _ in 0..2 {
+                let headers = [("origin", origin)];
+                assert_eq!(Socket::refused(&process.server, PATH, &headers).await.0, 403);
+            }
+        }
+        let of = |origin, advice| format!("origin {origin:?} is refused; {advice}");
+        let expected = named.map(|origin| of(origin, advice)).into_iter();
+        let expected: Vec<_> = expected.chain(unnamed.map(|origin| of(origin, none))).collect();
+        assert_eq!(origin_lines(&end(process)), expected, "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn an_origin_refused_at_a_join_leaves_a_line_with_a_change_that_lets_it_in() {
+    let process = start(&[]).await;
+    let server = &process.server;
+    server.create_app(json!({"name": "foo-app", "allowed_origins": ["//a.example"]})).await;
+    let long = format!("https://{}.example", "b".repeat(400));
+    let origins = ["https://b.example", "null", "file://", &long];
+    let refused = json!({"status": "error", "response": {"reason": "origin not allowed"}});
+    for origin in origins {
+        let opened = Socket::open_with(server, PATH, &[("origin", origin)]).await;
+        let joined = opened.expect("let in").0.try_join("public:foo-app", json!({})).await;
+        assert_eq!(joined, refused, "{origin}");
+    }
+    // The advice is right.
+    let entry = json!({"allowed_origins": ["//a.example", "https://b.example"]});
+    server.update_app("foo-app", entry).await;
+    let opened = Socket::open_with(server, PATH, &[("origin", origins[0])]).await;
+    opened.expect("let in").0.join("public:foo-app", json!({})).await;
+
+    let none = "is refused; no entry can name it, so only an empty allowed_origins of app foo-app \
+                lets it in";
+    assert_eq!(
+        origin_lines(&end(process)),
+        [
+            "origin \"https://b.example\" is refused; to let it in, add it to allowed_origins of app foo-app",
+            &format!("origin \"null\" {none}"),
+            &format!("origin \"file://\" {none}"),
+            &format!("origin {:?}… {none}", &long[..200]),
+        ]
+    );
+}

@@ -31,6 +31,8 @@ pub(super) const INVALID: &str = "is invalid";
 /// The fault of a field that an app may not set itself.
 const NOT_BY_APP: &str = "can be changed by the administrator only";
 const CONTROL_CHARACTERS: &str = "must not contain control characters";
+const PADDED: &str = "must not begin or end with white space";
+const DOTS: &str = "must not be . or .., which a URL drops from its path";
 /// The fault of a name, slug or key that another app has.
 pub(super) const TAKEN: &str = "has already been taken";
 
@@ -149,11 +151,15 @@ fn read_slug(value: &Value) -> Result<Option<Slug>, FieldFaults> {
 }
 
 /// The key is the user name of Basic auth, which ends at the first colon, and a segment of the path that
-/// Pusher's clients dial: so it consists of the characters that no URL escapes.
+/// Pusher's clients dial: so it consists of the characters that no URL escapes, and is not a segment that URLs
+/// resolve.
 fn read_key(value: &Value) -> Result<Credential<String>, FieldFaults> {
     let key = read_text(value)?;
     if key.is_empty() {
         return Ok(Credential::Anew);
+    }
+    if [".", ".."].contains(&key) {
+        return Err(vec![DOTS.into()]);
     }
     let is_unreserved = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-');
     match key.len() <= KEY_CHARS_MAX && key.bytes().all(is_unreserved) {
@@ -162,6 +168,8 @@ fn read_key(value: &Value) -> Result<Credential<String>, FieldFaults> {
     }
 }
 
+/// The secret alone is a whole `Authorization` header, which HTTP strips of white space. All other characters
+/// that are not control characters arrive: a secret that is not ASCII as UTF-8.
 fn read_secret(value: &Value) -> Result<Credential<SecretString>, FieldFaults> {
     let secret = read_text(value)?;
     if secret.is_empty() {
@@ -170,6 +178,8 @@ fn read_secret(value: &Value) -> Result<Credential<SecretString>, FieldFaults> {
     let mut faults = length_faults(secret, SECRET_CHARS_MIN);
     if secret.chars().any(char::is_control) {
         faults.push(CONTROL_CHARACTERS.into());
+    } else if secret.trim().len() < secret.len() {
+        faults.push(PADDED.into());
     }
     if faults.is_empty() { Ok(Credential::Chosen(secret.into())) } else { Err(faults) }
 }

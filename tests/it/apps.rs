@@ -41,6 +41,50 @@ async fn the_articles_call_makes_an_app_that_works_at_once() {
 }
 
 #[tokio::test]
+async fn each_secret_that_is_accepted_works_alone_in_its_header() {
+    let server = TestServer::start();
+    for (n, secret) in [
+        "correct horse  battery",
+        "Bearer 0123456789abcdef",
+        "Basic Zm9vOmJhcg== and more",
+        "\u{fc}ber\u{20ac}-\u{1f980}-0123456789",
+        "\"quoted\", and, more: a;b",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let app = server.create_app(json!({ "name": format!("app-{n}"), "secret": secret })).await;
+        assert_eq!(try_trigger(&server, &app).await, 200, "{secret}");
+        let topic = format!("public:{}", app.slug);
+        let event = json!({ "topic": topic, "event": "msg", "payload": {} }).to_string();
+        let call = format!(
+            "POST /api/publish HTTP/1.1\r\nhost: localhost\r\nauthorization: {secret}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{event}",
+            event.len(),
+        );
+        let answers = raw::exchange(&server, call.as_bytes()).await;
+        assert_eq!(answers.statuses(), [200], "{secret}: {}", answers.text());
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_no_header_carries_is_refused_in_json_and_in_a_form() {
+    let server = TestServer::start();
+    let (user, password) = server::ADMIN;
+    let expected = json!({ "errors": { "secret": ["must not begin or end with white space"] } });
+    for secret in [" 0123456789abcdef", "0123456789abcdef "] {
+        let app = json!({ "app": { "name": "foo-app", "secret": secret } });
+        let call = request("POST", server.url("/api/admin/apps")).basic(user, password);
+        let by_json = call.json(&app).send().await;
+        assert_eq!((by_json.status, by_json.json()), (422, expected.clone()), "{secret:?}");
+        let form = format!("app[name]=foo-app&app[secret]={}", secret.replace(' ', "+"));
+        let call = request("POST", server.url("/api/admin/apps")).basic(user, password);
+        let by_form = call.form(&form).send().await;
+        assert_eq!((by_form.status, by_form.json()), (422, expected.clone()), "{secret:?}");
+    }
+}
+
+#[tokio::test]
 async fn joins_that_are_no_longer_allowed_end_at_once() {
     for (case, method, body, status) in [
         ("deactivated", "PATCH", Some(json!({ "active": false })), 200),

@@ -193,6 +193,17 @@ fn each_fault_of_a_new_app_is_named() {
         ),
         ("empty key", json!({"name": "foo-app", "key": "", "secret": null}), json!({})),
         (
+            "key that is the path of this folder",
+            json!({"name": "foo-app", "key": "."}),
+            json!({"key": ["must not be . or .., which a URL drops from its path"]}),
+        ),
+        (
+            "key that is the path of the folder above",
+            json!({"name": "foo-app", "key": ".."}),
+            json!({"key": ["must not be . or .., which a URL drops from its path"]}),
+        ),
+        ("key of three dots", json!({"name": "foo-app", "key": "..."}), json!({})),
+        (
             "short secret",
             json!({"name": "foo-app", "secret": "0123456789abcde"}),
             json!({"secret": ["should be at least 16 character(s)"]}),
@@ -201,6 +212,43 @@ fn each_fault_of_a_new_app_is_named() {
             "secret with a line end",
             json!({"name": "foo-app", "secret": "0123456789abcdef\n"}),
             json!({"secret": ["must not contain control characters"]}),
+        ),
+        (
+            "secret with a space at its beginning",
+            json!({"name": "foo-app", "secret": " 0123456789abcdef"}),
+            json!({"secret": ["must not begin or end with white space"]}),
+        ),
+        (
+            "secret with a space at its end",
+            json!({"name": "foo-app", "secret": "0123456789abcdef "}),
+            json!({"secret": ["must not begin or end with white space"]}),
+        ),
+        (
+            "secret of spaces",
+            json!({"name": "foo-app", "secret": " ".repeat(16)}),
+            json!({"secret": ["must not begin or end with white space"]}),
+        ),
+        (
+            "secret with a no-break space at its end",
+            json!({"name": "foo-app", "secret": "0123456789abcdef\u{a0}"}),
+            json!({"secret": ["must not begin or end with white space"]}),
+        ),
+        (
+            "short secret with a space at its end",
+            json!({"name": "foo-app", "secret": "0123456789 "}),
+            json!({"secret": [
+                "should be at least 16 character(s)", "must not begin or end with white space",
+            ]}),
+        ),
+        (
+            "secret with spaces inside",
+            json!({"name": "foo-app", "secret": "correct horse  battery"}),
+            json!({}),
+        ),
+        (
+            "secret that is not ASCII",
+            json!({"name": "foo-app", "secret": "\u{fc}ber\u{20ac}-0123456789"}),
+            json!({}),
         ),
         (
             "numeric secret",

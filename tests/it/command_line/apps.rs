@@ -173,6 +173,9 @@ fn a_secret_comes_from_the_environment_not_from_the_command_line() {
     let refused = short.run(&create);
     assert!(refused.failed(1).contains("secret"), "{refused:?}");
     refused.never_says("hush");
+    let padded = Place::seeded().with("APP_SECRET", "hush-hush-hush-hush ").run(&create);
+    let expected = "herald: secret must not begin or end with white space";
+    assert_eq!(padded.failed(1), expected);
     let missing = Place::new().run(&create);
     assert!(missing.failed(1).contains("APP_SECRET holds no secret"), "{missing:?}");
 }

@@ -195,7 +195,7 @@ impl Server {
         let metrics_listener = settings.metrics.listen.map(listeners::listen).transpose()?;
         let store = open_store(&settings).await?;
         // The first start makes the folder of an SQLite database, which may be the same.
-        settings.check_history_folder()?;
+        settings.check_history_file()?;
         let directory = AppDirectory::default();
         directory.reserve(http::console::live::reserved_app(&settings));
         let metrics = Metrics::new(settings.metrics.apps_max);

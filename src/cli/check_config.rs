@@ -32,7 +32,7 @@ pub(super) fn run(args: &CheckConfigArgs) -> Result<String, CommandFailure> {
     let file_limit = crate::settings::raise_file_limit();
     settings.sessions_max(file_limit)?;
     settings.http_connections_max(file_limit)?;
-    settings.check_history_folder()?;
+    settings.check_history_file()?;
     Ok(match args.json {
         true => super::json(&as_json(settings.env, effective)),
         false => as_text(settings.env, &effective),

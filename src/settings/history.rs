@@ -1,6 +1,7 @@
 //! The settings of the history, and the retention that they give an app.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -56,14 +57,23 @@ pub enum HistoryFile {
 }
 
 impl Settings {
-    /// Checks that the folder of a file that was set exists, or is that of an SQLite database, which the first start
-    /// makes. A folder that is not writable stops no start, because a disk that becomes read-only must not keep a
-    /// server from serving.
+    /// Checks a file that was set: its path has no folder, link or device, because these are never used, and its
+    /// folder exists, or is that of an SQLite database, which the first start makes. A folder that is not writable
+    /// stops no start, because a disk that becomes read-only must not keep a server from serving, and neither does
+    /// the content of the file.
     ///
     /// # Errors
     /// [`SettingsError`] names `history.file`.
-    pub fn check_history_folder(&self) -> Result<(), SettingsError> {
+    pub fn check_history_file(&self) -> Result<(), SettingsError> {
         let HistoryFile::At(path) = &self.history.file else { return Ok(()) };
+        if let Some(found) = fs::symlink_metadata(path).ok().filter(|found| !found.is_file()) {
+            let what = match found.is_dir() {
+                true => "is a folder: name a file in it",
+                false => "is not a regular file",
+            };
+            let fault = format!("{:?} {what}", path.display());
+            return Err(SettingsError::new("history.file", fault));
+        }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let database = self.database.file();
         let of_database = database.as_deref().and_then(Path::parent);

@@ -107,7 +107,7 @@ fn form(key: &str, text: &str) -> (bool, &'static str) {
         "server.public_host" => OriginPolicy::parse(&["true".to_owned()], text).is_ok(),
         "admin.username" => !text.is_empty() && !text.contains(is_flawed),
         "metrics.listen" => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
-        "history.file" => !text.is_empty() && !text.contains('\0'),
+        "history.file" => !text.is_empty() && !text.contains('\0') && !text.ends_with('/'),
         "engine.kind" => ["local", "redis"].contains(&text),
         "engine.prefix" => (1..=64).contains(&text.len()) && text.chars().all(is_in_prefix),
         "engine.ca_file" | "engine.sentinel_master" => !text.contains(char::is_control),

@@ -200,6 +200,11 @@ fn a_value_that_cannot_be_honoured_is_refused_by_name() {
         ),
         (
             "HERALD__HISTORY__FILE",
+            "data/history/",
+            "history.file (from HERALD__HISTORY__FILE): must be \"auto\", \"off\" or the path of a file, not \"data/history/\"",
+        ),
+        (
+            "HERALD__HISTORY__FILE",
             "./data/herald.db",
             "history.file (from HERALD__HISTORY__FILE): must be a file of its own, not the database or the secrets.secret_key_base_file",
         ),

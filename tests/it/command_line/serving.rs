@@ -184,6 +184,16 @@ fn a_failure_to_start_is_one_line() {
             "/no/such/history",
             "history.file: there is no folder \"/no/such\"".into(),
         ),
+        (
+            "HERALD__HISTORY__FILE",
+            "/dev",
+            "history.file: \"/dev\" is a folder: name a file in it".into(),
+        ),
+        (
+            "HERALD__HISTORY__FILE",
+            "/dev/null",
+            "history.file: \"/dev/null\" is not a regular file".into(),
+        ),
         ("HERALD__SERVER__WORKERS", "many", "server.workers (from HERALD__SERVER__WORKERS)".into()),
     ] {
         let place = Place::new().with("HERALD__LOG__FILTER", "error").with(name, value);
@@ -193,11 +203,25 @@ fn a_failure_to_start_is_one_line() {
 }
 
 #[test]
-fn check_config_finds_a_history_file_whose_folder_no_start_makes() {
+fn check_config_finds_a_history_file_that_no_start_can_use() {
     let place = |file| Place::new().with("HERALD__HISTORY__FILE", file);
     let done = place("/no/such/history").run(&["check-config"]);
     let expected = "herald: history.file: there is no folder \"/no/such\": make it first";
     assert_eq!(done.failed(1), expected);
     // The first start makes the folder of the database.
     place("data/history").run(&["check-config"]).succeeded();
+    let made = place("kept/history");
+    std::fs::create_dir(made.path().join("kept")).expect("a folder");
+    made.run(&["check-config"]).succeeded();
+    let file = made.path().join("kept/history");
+    std::fs::write(&file, "of whatever content").expect("a file");
+    made.run(&["check-config"]).succeeded();
+    std::fs::rename(&file, made.path().join("elsewhere")).expect("a file");
+    std::os::unix::fs::symlink("../elsewhere", &file).expect("a link");
+    let expected = "herald: history.file: \"kept/history\" is not a regular file";
+    assert_eq!(made.run(&["check-config"]).failed(1), expected);
+    std::fs::remove_file(&file).expect("a link");
+    std::fs::create_dir(&file).expect("a folder");
+    let expected = "herald: history.file: \"kept/history\" is a folder: name a file in it";
+    assert_eq!(made.run(&["check-config"]).failed(1), expected);
 }

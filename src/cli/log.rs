@@ -15,6 +15,8 @@ use std::{
 use env_logger::{Builder, Target};
 use log::LevelFilter;
 
+use crate::settings::{SettingsError, parse_log_filter};
+
 pub(super) use lines::Lines;
 
 /// The log level of commands other than `serve`: warnings and errors only.
@@ -28,9 +30,16 @@ pub(super) fn to_standard_error() -> Lines {
     Lines::to(io::stderr())
 }
 
+/// The variable that replaces the filter of the settings.
+const VARIABLE: &str = "RUST_LOG";
+
 /// Starts logging the records that `filter` lets through; `RUST_LOG` takes precedence if it is set.
-pub(super) fn start(filter: &str, lines: &Lines) {
-    let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
+///
+/// # Errors
+/// [`SettingsError`] if `RUST_LOG` is not a filter: a mistyped level would silence the whole log.
+pub(super) fn start(filter: &str, lines: &Lines) -> Result<(), SettingsError> {
+    let wanted = std::env::var_os(VARIABLE).filter(|wanted| !wanted.is_empty());
+    let wanted = wanted.map(|wanted| parse_log_filter(VARIABLE, wanted)).transpose()?;
     let mut builder = Builder::new();
     builder
         .parse_filters(wanted.as_deref().unwrap_or(filter))
@@ -45,6 +54,7 @@ pub(super) fn start(filter: &str, lines: &Lines) {
     // Only a second start can fail, and then logging already works.
     builder.try_init().ok();
     panic::set_hook(Box::new(log_panic));
+    Ok(())
 }
 
 /// Logs a panic. The standard library would write it to standard error itself, and could block

@@ -138,7 +138,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Runs the command and returns the text for standard output.
 fn execute(command: Command, lines: &Lines) -> Result<String, CommandFailure> {
     if !matches!(command, Command::Serve) {
-        log::start(log::COMMANDS, lines);
+        log::start(log::COMMANDS, lines)?;
     }
     match command {
         Command::Serve => serve::run(lines),

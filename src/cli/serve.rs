@@ -25,7 +25,7 @@ Examples:
 
 pub(super) fn run(lines: &Lines) -> Result<String, CommandFailure> {
     let settings = Settings::load()?;
-    logger::start(&settings.log.filter, lines);
+    logger::start(&settings.log.filter, lines)?;
     actix_rt::System::new().block_on(serve(settings, lines))
 }
 

@@ -5,6 +5,7 @@
 //! there. A variable is always a text, so numbers, flags and lists are accepted as text, too.
 
 use std::{
+    ffi::OsString,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     time::Duration,
@@ -17,7 +18,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::Value as Json;
 use url::Host;
 
-use super::{engine::shown_urls, history::HistoryFile, pusher};
+use super::{SettingsError, engine::shown_urls, history::HistoryFile, layers::NOT_TEXT, pusher};
 use crate::app::{
     Slug,
     database::shown_url,
@@ -183,10 +184,25 @@ pub(super) fn read(key: &str, given: Value, default: &ValueKind) -> Result<ReadS
             }
         },
     };
-    read.map_err(|right| {
-        let shown: String = json.to_string().chars().take(80).collect();
-        format!("must be {right}, not {shown}")
-    })
+    read.map_err(|right| must_be(&right, &json))
+}
+
+fn must_be(right: &str, given: &Json) -> String {
+    let shown: String = given.to_string().chars().take(80).collect();
+    format!("must be {right}, not {shown}")
+}
+
+/// Reads the value of a variable that replaces `log.filter`, by the rule of that setting.
+///
+/// # Errors
+/// [`SettingsError`] names the variable.
+pub fn parse_log_filter(variable: &str, value: OsString) -> Result<String, SettingsError> {
+    let fault = |fault: String| SettingsError::new(variable, fault);
+    let text = value.into_string().map_err(|_| fault(NOT_TEXT.into()))?;
+    match form("log.filter", &text) {
+        (true, _) => Ok(text),
+        (false, right) => Err(fault(must_be(right, &text.into()))),
+    }
 }
 
 /// Returns whether a setting is a number or the word that is its default. `history.file` has such a word, too,

@@ -14,6 +14,9 @@ const PREFIX: &str = "HERALD__";
 const ENVIRONMENT: &str = "HERALD_ENV";
 const DIR: &str = "HERALD_CONFIG_DIR";
 
+/// The fault of a variable whose value is not text.
+pub(super) const NOT_TEXT: &str = "must be UTF-8";
+
 /// Second names of seven settings: those of the two articles that Herald follows, and the usual `REDIS_URL`. An empty
 /// variable counts as unset, because compose files and hosting services pass on an unset variable as an empty one.
 const NAMED: [(&str, &str); 7] = [
@@ -223,7 +226,7 @@ pub(super) fn process_environment() -> Result<Vec<(String, String)>, SettingsErr
         match value.into_string() {
             Ok(value) => vars.push((name, value)),
             Err(_) if name == ENVIRONMENT || name == DIR || key_of(&name, "?")?.is_some() => {
-                return Err(SettingsError::new(name, "must be UTF-8"));
+                return Err(SettingsError::new(name, NOT_TEXT));
             }
             Err(_) => {}
         }

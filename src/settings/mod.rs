@@ -44,6 +44,7 @@ pub use engine::{DEFAULT_PORT as REDIS_PORT, EngineKind, EngineSettings, MESSAGE
 pub use error::SettingsError;
 pub use files::raise_file_limit;
 pub use history::{AppHistory, HistoryFile, HistorySettings};
+pub use kinds::parse_log_filter;
 pub use layers::Effective;
 pub use pusher::PusherSettings;
 

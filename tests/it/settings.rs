@@ -79,6 +79,24 @@ fn a_setting_that_cannot_be_honoured_stops_every_command_that_needs_it() {
 }
 
 #[test]
+fn a_mistyped_rust_log_stops_every_command_as_log_filter_does() {
+    let right = "must be levels by module, such as \"info\" or \"warn,herald=debug\"";
+    let place = Place::new().with("RUST_LOG", "herald=inof");
+    let expected = format!("herald: RUST_LOG: {right}, not \"herald=inof\"");
+    for args in [&[][..], &["serve"], &["check-config"], &["apps", "list"]] {
+        assert_eq!(place.run(args).failed(1), expected, "{args:?}");
+    }
+    let place = Place::new().with("HERALD__LOG__FILTER", "herald=inof");
+    let expected =
+        format!("herald: log.filter (from HERALD__LOG__FILTER): {right}, not \"herald=inof\"");
+    assert_eq!(place.run(&["check-config"]).failed(1), expected);
+    // An empty variable counts as unset.
+    for right in ["", "info", "warn,herald=debug", "off"] {
+        Place::new().with("RUST_LOG", right).run(&["check-config"]).succeeded();
+    }
+}
+
+#[test]
 fn production_refuses_weak_secrets_without_repeating_them() {
     for (name, weak, expected) in [
         ("PUSHER_ADMIN_PASSWORD", "", "admin.password"),
@@ -149,6 +167,8 @@ fn a_setting_that_is_not_text_is_named() {
         command.env(name, OsStr::from_bytes(b"\xff"));
         crate::command_line::Done::from(command.output().expect("herald runs"))
     };
-    assert_eq!(run("SECRET_KEY_BASE").failed(1), "herald: SECRET_KEY_BASE: must be UTF-8");
+    for name in ["SECRET_KEY_BASE", "RUST_LOG"] {
+        assert_eq!(run(name).failed(1), format!("herald: {name}: must be UTF-8"));
+    }
     run("SOMEBODY_ELSES").succeeded();
 }

@@ -478,16 +478,7 @@ impl Parts {
         let threads = threads.await.map_err(StartError::Thread)?;
         let stop = Stop::default();
         let metrics_server = None;
-        Ok(Server {
-            address,
-            threads,
-            shutdown,
-            signals,
-            stop,
-            directory,
-            metrics,
-            metrics_server,
-        })
+        Ok(Server { address, threads, shutdown, signals, stop, directory, metrics, metrics_server })
     }
 
     /// Loads the history that the last stop saved. Returns the file in which the next stop saves it.

@@ -244,7 +244,16 @@ impl Broker {
 
     /// A node's broker with some bounds changed.
     pub(super) fn of_node(engine: Arc<dyn Engine>, change: impl FnOnce(&mut TopicLimits)) -> Self {
-        let topics = Topics::of_node(limits_with(change), apps(), Metrics::new(10), engine);
+        Self::of_node_with(engine, apps(), change)
+    }
+
+    /// A node's broker with these apps and some bounds changed.
+    pub(super) fn of_node_with(
+        engine: Arc<dyn Engine>,
+        apps: AppDirectory,
+        change: impl FnOnce(&mut TopicLimits),
+    ) -> Self {
+        let topics = Topics::of_node(limits_with(change), apps, Metrics::new(10), engine);
         topics.add_worker();
         Self::of(topics)
     }
@@ -449,8 +458,9 @@ impl Probe {
         self.hears.len()
     }
 
+    /// Returns whether nothing was received that was not looked at yet, and nothing waits in the outbox.
     pub(super) fn has_heard_nothing(&mut self) -> bool {
-        self.hears.is_empty()
+        self.hears.is_empty() && self.outbox.load() == Load::default()
     }
 }
 

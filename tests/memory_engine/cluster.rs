@@ -36,6 +36,8 @@ struct Shared {
     nodes: BTreeMap<NodeId, MemoryNode>,
     /// The beginning of the outage under way.
     down: Option<Instant>,
+    /// The most appends whose records a follower receives in one call.
+    appends_per_call: usize,
     /// The ids of epochs, incarnations and nodes come from this counter, so that a failing test fails in the
     /// same way in each run.
     counted: u64,
@@ -47,6 +49,8 @@ struct MemoryNode {
     state: watch::Sender<EngineState>,
     /// Whether the node leaves questions unanswered.
     is_mute: bool,
+    /// The number of messages that the node has missed; `None` if it receives them.
+    missed: Option<usize>,
 }
 
 struct PartitionLog {
@@ -56,8 +60,8 @@ struct PartitionLog {
     next: u64,
     entries: VecDeque<LogEntry>,
     keys: HashMap<Bytes, (LogPosition, Bytes)>,
-    /// The times for which the keys are to be remembered. All are remembered for ever.
-    key_ttls: Vec<Duration>,
+    /// For how long each key should be remembered. Keys do not expire here.
+    ttls: Vec<Duration>,
     places: HashMap<Bytes, HashMap<MemberName, Bytes>>,
     /// Whether appends are refused.
     is_refused: bool,
@@ -104,8 +108,8 @@ pub(super) enum PartitionNews {
 impl PartitionLog {
     fn new(epoch: LogEpoch) -> Self {
         let entries = VecDeque::new();
-        let (keys, key_ttls, places, is_refused, is_unanswered) = Default::default();
-        Self { epoch, base: 1, next: 1, entries, keys, key_ttls, places, is_refused, is_unanswered }
+        let (keys, ttls, places, is_refused, is_unanswered) = Default::default();
+        Self { epoch, base: 1, next: 1, entries, keys, ttls, places, is_refused, is_unanswered }
     }
 
     fn push(&mut self, body: EntryBody) -> LogPosition {
@@ -152,7 +156,7 @@ impl PartitionLog {
             false => self.push(EntryBody::Records(records)),
         };
         if let Some(key) = once {
-            self.key_ttls.push(key.ttl);
+            self.ttls.push(key.ttl);
             self.keys.insert(key.id, (at, key.note));
         }
         Ok(Appended::At(at))
@@ -171,7 +175,7 @@ impl PartitionLog {
         had_any
     }
 
-    fn read(&self, cursor: &mut ReadCursor) -> Option<PartitionNews> {
+    fn read(&self, cursor: &mut ReadCursor, appends_max: usize) -> Option<PartitionNews> {
         let known = cursor.next;
         // The node has read beyond the beginning of the present epoch, in the one before it.
         let diverged = known.is_some_and(|at| at.epoch != self.epoch && at.offset > self.base);
@@ -180,7 +184,8 @@ impl PartitionLog {
             Some(at) => at.offset,
             None => 0,
         };
-        let entry = self.entries.iter().find(|entry| entry.at.offset >= from);
+        let nth = self.entries.iter().position(|entry| entry.at.offset >= from);
+        let entry = nth.and_then(|nth| self.entries.get(nth));
         let at = entry.map_or(LogPosition { epoch: self.epoch, offset: self.next }, |e| e.at);
         let Some(known) = known.filter(|known| known.epoch == at.epoch) else {
             cursor.next = Some(at);
@@ -190,12 +195,22 @@ impl PartitionLog {
         if at.offset > known.offset {
             return Some(PartitionNews::Lost(at.epoch, known.offset, at.offset));
         }
-        let entry = entry?;
-        cursor.next = Some(LogPosition { offset: entry.end(), ..at });
-        Some(match &entry.body {
-            EntryBody::Records(records) => PartitionNews::Records(at.epoch, records.clone()),
-            EntryBody::Left(node, incarnation) => PartitionNews::Left(at, *node, *incarnation),
-        })
+        if let EntryBody::Left(node, incarnation) = &entry?.body {
+            cursor.next = Some(LogPosition { offset: at.offset + 1, ..at });
+            return Some(PartitionNews::Left(at, *node, *incarnation));
+        }
+        let mut joined = Vec::new();
+        for LogEntry { at: next, body } in self.entries.range(nth?..).take(appends_max) {
+            match body {
+                EntryBody::Records(records) if next.epoch == at.epoch => {
+                    joined.extend(records.iter().cloned());
+                }
+                _ => break,
+            }
+        }
+        let end = joined.last().map_or(at.offset, |last| last.offset + 1);
+        cursor.next = Some(LogPosition { offset: end, ..at });
+        Some(PartitionNews::Records(at.epoch, joined.into()))
     }
 }
 
@@ -236,8 +251,13 @@ impl Shared {
 impl MemoryCluster {
     /// A server without nodes.
     pub fn new(partitions: u16) -> Self {
-        let mut shared =
-            Shared { partitions: Vec::new(), nodes: BTreeMap::new(), down: None, counted: 0 };
+        let mut shared = Shared {
+            partitions: Vec::new(),
+            nodes: BTreeMap::new(),
+            down: None,
+            appends_per_call: 1,
+            counted: 0,
+        };
         for _ in 0..partitions {
             let epoch = LogEpoch(shared.count());
             shared.partitions.push(PartitionLog::new(epoch));
@@ -253,7 +273,9 @@ impl MemoryCluster {
         let node = NodeId(u16::try_from(shared.count()).expect("a test has few nodes"));
         let incarnation = Incarnation(shared.count());
         let info = NodeInfo { node, incarnation, info: Bytes::new(), since_ms: 0, seen_ms: 0 };
-        let added = MemoryNode { info, calls: calls.clone(), state: state.clone(), is_mute: false };
+        let (is_mute, missed) = (false, None);
+        let added =
+            MemoryNode { info, calls: calls.clone(), state: state.clone(), is_mute, missed };
         shared.nodes.insert(node, added);
         shared.nodes_changed();
         let partitions = shared.partitions.len() as u16;
@@ -308,15 +330,6 @@ impl MemoryCluster {
         shared.advance(partition.0.into());
     }
 
-    /// The times for which the keys of all partitions are to be remembered, the shortest first.
-    pub fn key_ttls(&self) -> Vec<Duration> {
-        let shared = self.0.lock();
-        let mut ttls: Vec<_> =
-            shared.partitions.iter().flat_map(|log| log.key_ttls.iter().copied()).collect();
-        ttls.sort_unstable();
-        ttls
-    }
-
     /// Drops all retained records of a partition, as trimming does.
     pub fn trim(&self, partition: Partition) {
         self.0.lock().partitions[usize::from(partition.0)].entries.clear();
@@ -362,6 +375,37 @@ impl MemoryCluster {
         }
     }
 
+    /// Passes the records of this many appends to a follower in one call, if they wait together, as a server does. At
+    /// first each append has a call of its own.
+    pub fn join_appends(&self, appends_per_call: usize) {
+        self.0.lock().appends_per_call = appends_per_call;
+    }
+
+    /// Keeps all messages from a node, as a server does that has dropped the node's subscription.
+    pub fn lose_told(&self, node: NodeId) {
+        if let Some(node) = self.0.lock().nodes.get_mut(&node) {
+            node.missed = Some(0);
+        }
+    }
+
+    /// The number of messages that a node has missed since [`lose_told`](Self::lose_told).
+    pub fn missed(&self, node: NodeId) -> usize {
+        self.0.lock().nodes.get(&node).and_then(|node| node.missed).unwrap_or_default()
+    }
+
+    /// Passes messages to a node again, which learns that it may have missed some.
+    pub fn end_loss(&self, node: NodeId) {
+        if let Some(node) = self.0.lock().nodes.get_mut(&node) {
+            node.missed = None;
+            let _ = node.calls.send(NodeCall::ToldLost);
+        }
+    }
+
+    /// For how long the keys of the appends to each partition should be remembered, in the order of the appends.
+    pub fn ttls(&self) -> Vec<Vec<Duration>> {
+        self.0.lock().partitions.iter().map(|log| log.ttls.clone()).collect()
+    }
+
     pub(super) fn incarnation(&self, node: NodeId) -> Incarnation {
         self.0.lock().nodes.get(&node).map_or(Incarnation(0), |node| node.info.incarnation)
     }
@@ -389,12 +433,17 @@ impl MemoryCluster {
     }
 
     pub(super) fn tell(&self, from: NodeId, message: &Bytes) -> Result<(), Unavailable> {
-        let shared = self.0.lock();
+        let mut shared = self.0.lock();
         let is_alive = shared.nodes.contains_key(&from) && shared.down.is_none();
         if !is_alive || message.len() > MESSAGE_BYTES_MAX {
             return Err(Unavailable);
         }
-        shared.call_all(|| NodeCall::Told(from, message.clone()));
+        for node in shared.nodes.values_mut() {
+            match &mut node.missed {
+                Some(missed) => *missed += 1,
+                None => drop(node.calls.send(NodeCall::Told(from, message.clone()))),
+            }
+        }
         Ok(())
     }
 
@@ -464,6 +513,6 @@ impl MemoryCluster {
         if shared.down.is_some() {
             return None;
         }
-        shared.partitions[usize::from(partition.0)].read(cursor)
+        shared.partitions[usize::from(partition.0)].read(cursor, shared.appends_per_call)
     }
 }

@@ -47,16 +47,27 @@ impl RemoteFlights {
         self.0.count.load(SeqCst) > 0
     }
 
+    /// The number of publications that are under way.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.0.count.load(SeqCst)
+    }
+
     /// Returns whether the partition that was just read must be paused, because too many publications are
     /// under way. This resumes it later.
     pub(super) fn pauses(&self, partition: Partition) -> bool {
-        if self.0.count.load(SeqCst) <= self.0.max {
-            return false;
-        }
+        self.is_full() && self.pause(partition)
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.count.load(SeqCst) > self.0.max
+    }
+
+    fn pause(&self, partition: Partition) -> bool {
         let mut paused = self.0.paused.lock();
         // The count is read again under the lock. So either this check sees that the count has fallen, or the
         // drop that lowers it finds the partition in the list.
-        let is_full = self.0.count.load(SeqCst) > self.0.max;
+        let is_full = self.is_full();
         if is_full && !paused.contains(&partition) {
             paused.push(partition);
         }
@@ -76,5 +87,22 @@ impl RemoteFlights {
 impl Drop for RemoteFlight {
     fn drop(&mut self) {
         self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::memory::MemoryCluster;
+
+    #[test]
+    fn a_partition_is_not_paused_if_the_count_has_fallen_since_it_was_first_read() {
+        let flights = RemoteFlights::new(MemoryCluster::new(1).node(), 1);
+        let under_way = [flights.enter(), flights.enter()];
+        assert!(flights.is_full());
+        // This comes between the two checks of `pauses`.
+        drop(under_way);
+        assert!(!flights.pause(Partition(0)));
+        assert!(flights.0.paused.lock().is_empty(), "nothing would resume it");
     }
 }

@@ -32,7 +32,7 @@ use super::super::{
     recovery::{Incomplete, Since, Wanted},
     subscriber::{Disconnect, Format, Place, ScopeKey, SubscribeError, Subscription},
     testing::{
-        Broker, COUNTING, DEADLINE, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall, channel, key,
+        Broker, COUNTING, DEADLINE, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall, apps, channel, key,
         publication, shown, until, until_up, whole,
     },
     topics::{OnceError, PublishError, Published, TopicLimits, Unanswered},
@@ -40,7 +40,7 @@ use super::super::{
 };
 use super::record;
 use crate::{
-    app::AppId,
+    app::{App, AppDirectory, AppId, settings::UpTo},
     engine::{
         Append, Appended, Engine, EngineState, MESSAGE_BYTES_MAX, Partition, Record, Terms,
         memory::{MemoryCluster, MemoryEngine},
@@ -53,6 +53,8 @@ struct Nodes {
     shared: MemoryCluster,
     engines: [Arc<MemoryEngine>; 2],
     brokers: [Broker; 2],
+    /// The apps that both nodes know.
+    apps: AppDirectory,
 }
 
 impl Nodes {
@@ -63,11 +65,25 @@ impl Nodes {
     async fn start_with(change: fn(&mut TopicLimits)) -> Self {
         let shared = MemoryCluster::new(4);
         let engines = [shared.node(), shared.node()];
-        let brokers = engines.each_ref().map(|engine| Broker::of_node(engine.clone(), change));
+        let apps = apps();
+        let broker =
+            |engine: &Arc<MemoryEngine>| Broker::of_node_with(engine.clone(), apps.clone(), change);
+        let brokers = engines.each_ref().map(broker);
         for engine in &engines {
             until_up(&**engine).await;
         }
-        Self { shared, engines, brokers }
+        Self { shared, engines, brokers, apps }
+    }
+
+    /// Sets how many publications of each channel the apps retain.
+    fn retain(&self, publications: u64) {
+        let apps = self.apps.load();
+        let changed = apps.iter().map(|app| {
+            let mut app = App::clone(app);
+            app.settings.history_publications = UpTo::new(publications);
+            app
+        });
+        self.apps.replace(changed.collect());
     }
 
     /// Another node, which reads what the log retains.
@@ -76,6 +92,13 @@ impl Nodes {
         let broker = Broker::of_node(engine.clone(), |limits| limits.history = ROOMY);
         until_up(&*engine).await;
         (engine, broker)
+    }
+
+    /// Waits until a node has taken all that the engine has for it so far.
+    async fn until_taken(&self, nth: usize) {
+        let (node, deadline) = (self.engines[nth].node(), Instant::now() + DEADLINE);
+        let answered = self.engines[nth].ask(Some(node), Bytes::new(), deadline).await;
+        answered.expect("an answer");
     }
 
     /// A session at each node that hears a place.
@@ -236,7 +259,9 @@ async fn a_node_reads_no_more_while_its_fan_outs_are_behind_and_loses_nothing() 
         assert_eq!(probes[0].next().await, format!("* room:{count}"));
     }
     let cluster = nodes.brokers[1].topics.cluster().expect("a cluster");
-    assert!(cluster.remote_flights.is_any());
+    nodes.until_taken(1).await;
+    // Eight times as many as one app may have under way, and the one that exceeds this limit.
+    assert_eq!(cluster.remote_flights.count(), 8 * 8 + 1);
     drop(go_on);
     for count in 0..COUNT {
         assert_eq!(probes[1].next().await, format!("* room:{count}"));
@@ -313,6 +338,84 @@ async fn a_starting_node_learns_all_users_of_a_node_also_after_a_change_of_one()
     assert_eq!(watcher.next().await, r#"OnlineChange { online: ["now"], offline: [] }"#);
     actix::spawn(late.topics.clone().keep_users());
     assert_eq!(watcher.next().await, r#"OnlineChange { online: ["early"], offline: [] }"#);
+}
+
+#[actix_web::test]
+async fn users_that_come_online_while_messages_are_lost_are_learned_afterwards() {
+    let nodes = Nodes::start().await;
+    let [one, other] = &nodes.brokers;
+    for broker in &nodes.brokers {
+        actix::spawn(broker.topics.clone().keep_users());
+    }
+    let session =
+        async |broker: &Broker, nth| broker.session(broker.topics.node().number(nth)).await;
+    let mut watcher = session(other, 1).await;
+    sign_in(other, &watcher, "watcher", &["early", "user"]);
+    let nobody = r#"OnlineChange { online: [], offline: ["early", "user"] }"#;
+    assert_eq!(watcher.next().await, nobody);
+    let early = session(one, 1).await;
+    sign_in(one, &early, "early", &[]);
+    assert_eq!(watcher.next().await, r#"OnlineChange { online: ["early"], offline: [] }"#);
+    // This begins to ask again if a node is unknown, but the keeper asks as well.
+    until("all is learned", async || {
+        other.topics.signed_in().with_elsewhere(|all| {
+            all.begin_asking(&nodes.engines[1].nodes(), nodes.engines[1].node()).is_empty()
+        })
+    })
+    .await;
+
+    let node = nodes.engines[1].node();
+    nodes.shared.lose_told(node);
+    let user = session(one, 2).await;
+    sign_in(one, &user, "user", &[]);
+    until("a message is lost", async || nodes.shared.missed(node) > 0).await;
+    nodes.shared.end_loss(node);
+    nodes.until_taken(1).await;
+    // A change on this node wakes it, so that it need not wait for the next tick.
+    let witness = session(other, 2).await;
+    sign_in(other, &witness, "witness", &[]);
+    assert_eq!(watcher.next().await, r#"OnlineChange { online: ["user"], offline: [] }"#);
+}
+
+#[actix_web::test]
+async fn users_of_whom_no_node_could_be_told_are_told_after_the_outage() {
+    const USERS: usize = 2_001;
+    let nodes = Nodes::start().await;
+    let [broker, _] = &nodes.brokers;
+    let probe = broker.session(broker.topics.node().number(1)).await;
+    for nth in 0..USERS {
+        sign_in(broker, &probe, &format!("user-{nth}"), &[]);
+    }
+    nodes.shared.stop();
+    let mut told = 0;
+    let mut telling = Box::pin(broker.topics.tell_users(&mut told));
+    assert!(futures_util::poll!(&mut telling).is_pending(), "it backs off");
+    drop(telling);
+    let left = broker.topics.signed_in().take_changed();
+    assert_eq!(left.len(), USERS, "those of the failed message, and those of the next one");
+}
+
+#[actix_web::test]
+async fn a_number_of_subscribers_that_changes_while_messages_are_lost_is_asked_for_afterwards() {
+    let nodes = Nodes::start().await;
+    let [one, other] = &nodes.brokers;
+    for broker in &nodes.brokers {
+        actix::spawn(broker.topics.clone().keep_counts());
+    }
+    let room = channel(&key(1, "public"), "room");
+    let mut counting = other.session(other.topics.node().number(1)).await;
+    let (place, topic, format) = (room.clone(), "room".into(), Format::of(&COUNTING));
+    let join = Subscription { place, topic, format, persona: None, user: None, wanted: None };
+    other.begin_attach(SUBSCRIPTION, &counting, join).await;
+    assert_eq!(counting.next().await, "room: 1");
+    until("it is known to be wanted", async || one.topics.is_any_count_wanted()).await;
+    let node = nodes.engines[1].node();
+    nodes.shared.lose_told(node);
+    let probe = one.session(one.topics.node().number(1)).await;
+    one.join(&probe, room).await.expect("a place");
+    until("a message is lost", async || nodes.shared.missed(node) > 0).await;
+    nodes.shared.end_loss(node);
+    assert_eq!(counting.next().await, "room: 2");
 }
 
 #[test]

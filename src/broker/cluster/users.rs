@@ -95,7 +95,7 @@ impl Topics {
     }
 
     /// Sends messages with the users that have changed. `told` is the number of the last message.
-    async fn tell_users(&self, told: &mut u64) {
+    pub(super) async fn tell_users(&self, told: &mut u64) {
         let mut changed = self.signed_in().take_changed();
         while !changed.is_empty() {
             let rest = changed.split_off(changed.len().min(USERS_PER_MESSAGE));

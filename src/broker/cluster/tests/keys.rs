@@ -136,9 +136,27 @@ async fn keys_beyond_the_limit_of_a_node_are_remembered_for_a_moment_only() {
             assert_eq!(is_now, is_new, "{published:?}");
         }
     }
-    let long = nodes.shared.key_ttls().into_iter().filter(|ttl| *ttl >= REMEMBERED).count();
+    let long = nodes.shared.ttls().concat().into_iter().filter(|ttl| *ttl >= REMEMBERED).count();
     // A call has a claim of its key in another partition, unless its events belong to that one.
     assert!((MAX / 2..=MAX).contains(&long), "{long}");
     let hits = broker.topics.metrics().limit_hits.of(Limit::IdempotencyKeys).get();
     assert_eq!(hits, (2 * (MAX + 2) - MAX) as u64);
+}
+
+#[actix_web::test]
+async fn a_claim_is_remembered_for_longer_than_the_parts_that_are_appended_after_it() {
+    let (nodes, scopes, _probes) = start().await;
+    let heads = nodes.brokers[0].topics.cluster().expect("a cluster").heads();
+    let partitions = scopes.each_ref().map(|scope| heads.partition_of(scope));
+    let id = |key: &IdempotencyKey| [&1_i32.to_le_bytes()[..], &key.to_bytes()].concat();
+    let is_elsewhere = |key: &IdempotencyKey| !partitions.contains(&Partition::of(&id(key), 4));
+    let (_, key) = all_keys().find(|(_, key)| is_elsewhere(key)).expect("a key");
+    let bulk = scopes.each_ref().map(|scope| publication(scope, "room", "bulk"));
+    nodes.brokers[0].topics.publish_once(key, bulk.into()).await.expect("room for two");
+    let ttls = nodes.shared.ttls();
+    let of = |partition: Partition| ttls[usize::from(partition.0)].clone();
+    let [part, other_part] = partitions.map(of);
+    assert_eq!((part.len(), &part), (1, &other_part));
+    let longer = part[0] + nodes.brokers[0].topics.wait_max();
+    assert_eq!(of(Partition::of(&id(&key), 4)), [longer]);
 }

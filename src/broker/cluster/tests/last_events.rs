@@ -88,3 +88,19 @@ async fn a_last_event_of_an_epoch_that_has_ended_here_is_not_adopted() {
     }
     assert_eq!(last(&nodes.brokers[1], &scope), None);
 }
+
+#[actix_web::test]
+async fn every_kind_of_cache_channel_has_its_last_event_on_nodes_that_retain_nothing() {
+    let shared = MemoryCluster::new(4);
+    let [one, other] = [starting(shared.node()).await, starting(shared.node()).await];
+    for (scope, name) in
+        [("public", "cache-room"), ("private", "cache-room"), ("private", "encrypted-cache-room")]
+    {
+        let scope = key(1, scope);
+        publish(&one, publication(&scope, name, "kept")).await;
+        for broker in [&one, &other] {
+            let last = async || broker.topics.last_event(&channel(&scope, name)).is_some();
+            until(&format!("{name} of {}", scope.scope), last).await;
+        }
+    }
+}

@@ -221,3 +221,44 @@ async fn publications_of_another_database_s_app_of_the_same_id_are_left_out() {
     let probe = late.session(late.topics.node().number(1)).await;
     assert_eq!(join_since(&late, &probe, room, since).await, (None, 3));
 }
+
+#[actix_web::test]
+async fn a_scope_that_gave_way_to_others_of_its_app_is_expired_when_it_is_opened_again() {
+    let nodes = Nodes::start().await;
+    // The app may have two scopes. Of scopes that were last used in the same millisecond, the first by name gives way.
+    let [first, second, third] = ["a", "b", "c"].map(|name| key(1, name));
+    let since = publish(&nodes.brokers[0], publication(&first, "room", "known")).await;
+    for scope in [&first, &second, &third] {
+        publish(&nodes.brokers[0], publication(scope, "room", "missed")).await;
+    }
+    for broker in &nodes.brokers {
+        until("the third scope is there", async || broker.head(&third).is_some()).await;
+        assert_eq!(broker.head(&first), None, "it gave way");
+        let probe = broker.session(broker.topics.node().number(1)).await;
+        let (room, since) = (channel(&first, "room"), Since::Position(since));
+        let recovery = join_since(broker, &probe, room, since).await;
+        assert_eq!(recovery, (Some(Incomplete::Expired), 0));
+    }
+}
+
+#[actix_web::test]
+async fn publications_that_an_app_did_not_retain_are_expired_after_it_has_begun_to_retain() {
+    let nodes = Nodes::start().await;
+    let scope = key(1, "public");
+    nodes.retain(0);
+    let since = publish(&nodes.brokers[0], publication(&scope, "room", "known")).await;
+    publish(&nodes.brokers[0], publication(&scope, "room", "missed")).await;
+    for nth in 0..2 {
+        nodes.until_taken(nth).await;
+        assert_eq!(nodes.brokers[nth].head(&scope), None, "nothing is retained");
+    }
+    nodes.retain(100);
+    publish(&nodes.brokers[0], publication(&scope, "room", "kept")).await;
+    for broker in &nodes.brokers {
+        until("it is kept", async || broker.head(&scope).is_some()).await;
+        let probe = broker.session(broker.topics.node().number(1)).await;
+        let (room, since) = (channel(&scope, "room"), Since::Position(since));
+        let recovery = join_since(broker, &probe, room, since).await;
+        assert_eq!(recovery, (Some(Incomplete::Expired), 0));
+    }
+}

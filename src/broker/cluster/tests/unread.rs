@@ -85,3 +85,28 @@ async fn last_events_from_before_a_gap_are_not_served_after_it() {
         }
     }
 }
+
+#[actix_web::test]
+async fn publications_that_are_read_with_a_record_of_another_version_hold_no_permits() {
+    let nodes = Nodes::start().await;
+    nodes.shared.join_appends(3);
+    let scope = key(1, "public");
+    let [broker, _] = &nodes.brokers;
+    let heads = broker.topics.cluster().expect("a cluster").heads();
+    let partition = heads.partition_of(&scope);
+    // The node waits for this lock when it has the first record. It then reads the other two in one call.
+    let wedge = heads.lock(partition);
+    for event in ["first", "beside the other record"] {
+        publish(broker, publication(&scope, "room", event)).await;
+    }
+    let body = Bytes::from_static(b"\x02\x01\0\0whatever");
+    let record = Record { scope: scope_bytes(&scope).into(), body };
+    let (append, deadline) = (Append::records(vec![record]), Instant::now() + DEADLINE);
+    let appended = nodes.engines[1].append(partition, append, deadline).await;
+    assert!(matches!(appended, Ok(Appended::At(_))), "{appended:?}");
+    drop(wedge);
+    until_idle(broker).await;
+    let counted: u64 =
+        broker.topics.metrics().usage.take(0).iter().map(|taken| taken.figures.publications).sum();
+    assert_eq!(counted, 2);
+}

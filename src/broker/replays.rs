@@ -86,3 +86,41 @@ impl Replays {
         self.newer.is_empty() && self.older.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{publication::Sender, retained::RetainedPayload, testing::FORMAT},
+        *,
+    };
+
+    #[test]
+    fn frames_are_kept_while_they_are_used_and_no_more_than_two_generations_of_them() {
+        const FRAME_BYTES: usize = GENERATION_BYTES_MAX / 7;
+        let (backlog, now) = (Backlog::new(FRAME_BYTES - 1), Instant::now());
+        let mut replays = Replays::new(backlog.clone(), now);
+        let spoken = SpokenPublication {
+            channel: Some("room"),
+            event: "msg",
+            payload: RetainedPayload::Json("{}"),
+            position: StreamPosition::default(),
+            sender: Sender::Trigger,
+        };
+        let mut replay = |nth: usize, after: Duration| {
+            let topic = nth.to_string().repeat(FRAME_BYTES).into();
+            let frame = replays.frame(&spoken, FORMAT, Level::Channel, &topic, now + after);
+            assert!(frame.is_some_and(|frame| frame.size_bytes() > FRAME_BYTES));
+            (replays.newer.len(), replays.older.len())
+        };
+        for nth in 0..7 {
+            assert_eq!(replay(nth, Duration::ZERO), (nth + 1, 0));
+        }
+        assert_eq!(replay(7, Duration::ZERO), (1, 7), "a generation has its size");
+        assert_eq!(replay(0, Duration::ZERO), (2, 6), "a frame that is used moves");
+        assert_eq!(replay(0, GENERATION_AGE), (1, 1), "a generation has its age");
+        assert!(backlog.is_exceeded());
+        replays.turn(now + 2 * GENERATION_AGE);
+        replays.turn(now + 3 * GENERATION_AGE);
+        assert!(replays.is_empty() && !backlog.is_exceeded());
+    }
+}

@@ -5,7 +5,7 @@ use crate::settings::HistorySettings;
 use super::{
     super::{
         history::History,
-        testing::{LAST_EVENTS, ROOMY, apps, key, publication, publish_in},
+        testing::{Broker, LAST_EVENTS, ROOMY, apps, key, publication, publish_in},
         topic_name::ChannelName,
     },
     *,
@@ -43,4 +43,38 @@ fn a_scope_that_has_lost_its_publications_to_a_busy_one_still_knows_its_idle_cha
     };
     assert!(is_whole(&idle), "nothing was ever published there");
     assert!(!is_whole(&evicted));
+}
+
+#[actix_web::test]
+async fn of_the_scopes_without_subscribers_the_one_that_was_used_last_stays() {
+    let Broker { worker, fanout, .. } = Broker::start();
+    let [first, second, third] = ["a", "b", "c"].map(|scope| key(1, scope));
+    let publish = |directory: &Directory, key: &ScopeKey, after_ms| {
+        publish_in(directory, publication(key, "x", "msg"), NOW_MS + after_ms);
+    };
+    type Use<'a> = &'a dyn Fn(&Directory);
+    let uses: [(&str, Use<'_>); 2] = [
+        ("published in", &|directory| {
+            for (after_ms, key) in [(1, &first), (2, &second), (3, &first)] {
+                publish(directory, key, after_ms);
+            }
+        }),
+        ("left", &|directory| {
+            for (after_ms, key) in [(1, &first), (2, &second)] {
+                let opened = directory.open(key, worker, fanout.clone(), NOW_MS + after_ms);
+                opened.expect("room for two scopes");
+            }
+            for (after_ms, key) in [(3, &second), (4, &first)] {
+                directory.close(key, worker, NOW_MS + after_ms);
+            }
+        }),
+    ];
+    for (case, uses) in uses {
+        let ledger = RetentionLedger::new(apps(), ROOMY, LAST_EVENTS);
+        let directory = Directory::new(2, Numbering::own(), Backlog::new(1 << 20), ledger);
+        uses(&directory);
+        publish(&directory, &third, 5);
+        let are_there = [&first, &second, &third].map(|key| directory.find(key).is_some());
+        assert_eq!(are_there, [true, false, true], "{case}");
+    }
 }

@@ -53,7 +53,7 @@ fn all_apps_together_hold_twice_as_many_as_one_may() {
 }
 
 #[tokio::test]
-async fn requests_of_one_app_are_answered_in_their_order_and_those_of_others_by_turns() {
+async fn requests_of_one_app_are_answered_in_their_order() {
     let permits = Permits::new(2);
     let loud = permits.take(LOUD, 2).await.expect("as many as it may hold");
     let mut first = Box::pin(permits.take(LOUD, 2));
@@ -77,6 +77,7 @@ async fn a_large_request_of_an_app_that_holds_nothing_is_not_overtaken_for_ever(
     assert_eq!(held(&permits), [(LOUD, 4), (QUIET, 2)]);
     let mut large = Box::pin(permits.take(THIRD, 4));
     assert!((&mut large).now_or_never().is_none());
+    assert!(permits.take_at_once(THIRD).is_none(), "a later request of the same app");
     // The others take whatever they may have as soon as it is free, but only behind it.
     for _ in 0..2 {
         assert!((&mut large).now_or_never().is_none());
@@ -86,6 +87,47 @@ async fn a_large_request_of_an_app_that_holds_nothing_is_not_overtaken_for_ever(
     }
     assert_eq!(busy.len(), 4);
     assert!(large.now_or_never().flatten().is_some());
+}
+
+#[tokio::test]
+async fn requests_that_wait_behind_a_large_one_of_an_app_that_holds_nothing_do_not_overtake_it() {
+    let permits = Permits::new(6);
+    let mut busy: Vec<_> =
+        [LOUD, QUIET].into_iter().flat_map(|app| take_all(&permits, app)).collect();
+    assert_eq!(held(&permits), [(LOUD, 6), (QUIET, 3)]);
+    let mut large = Box::pin(permits.take(THIRD, 6));
+    assert!((&mut large).now_or_never().is_none());
+    let mut small = [LOUD, QUIET].map(|app| Box::pin(permits.take(app, 1)));
+    for _ in 0..3 {
+        for request in &mut small {
+            assert!(request.now_or_never().is_none());
+        }
+        assert!((&mut large).now_or_never().is_none());
+        drop(busy.remove(0));
+    }
+    let large = large.now_or_never().flatten().expect("all that are free");
+    drop((large, busy));
+    for request in small {
+        assert!(request.now_or_never().flatten().is_some());
+    }
+}
+
+#[tokio::test]
+async fn apps_that_wait_are_answered_by_turns() {
+    let permits = Permits::new(4);
+    let [one, other] =
+        [3, 4].map(|app| permits.take(AppId(app), 4).now_or_never().flatten().expect("all free"));
+    let mut requests: Vec<_> =
+        [LOUD, LOUD, QUIET, QUIET].map(|app| Box::pin(permits.take(app, 1))).into();
+    let mut answered = || -> Vec<_> {
+        requests.iter_mut().map(|request| request.now_or_never().flatten()).collect()
+    };
+    assert!(answered().iter().all(Option::is_none));
+    drop(one);
+    let first: Vec<_> = answered();
+    let are_answered: Vec<_> = first.iter().map(Option::is_some).collect();
+    assert_eq!(are_answered, [true, false, true, false]);
+    drop(other);
 }
 
 #[tokio::test]

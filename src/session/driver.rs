@@ -536,6 +536,31 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn a_late_answer_is_not_taken_for_the_answer_to_the_next_join() {
+        let bench = Bench::waiting(Duration::from_millis(100));
+        let release = bench.stall_trackers().await;
+        let (mut first, _first_pump) = bench.connect(10_000).websocket().await;
+        let (mut second, _second_pump) = bench.connect(10_000).websocket().await;
+        let enters = async {
+            // The tracker accepts both once it runs. Then the other channel has all members that it may have.
+            for (client, enter) in [(&mut first, "enter other"), (&mut second, "enter")] {
+                client.send(Message::text(enter)).await.expect("room");
+                assert_eq!(text(client).await, "refused", "it has taken too long");
+            }
+            second.send(Message::text("enter other")).await.expect("room");
+            second.send(Message::text("now it is under way")).await.expect("room");
+            assert_eq!(text(&mut second).await, "now it is under way");
+            drop(release);
+            let mut told = text(&mut second).await;
+            while told.starts_with("Change") {
+                told = text(&mut second).await;
+            }
+            assert_eq!(told, "refused", "the channel is full");
+        };
+        timeout(DEADLINE, enters).await.expect("in time");
+    }
+
+    #[actix_web::test]
     async fn news_that_ends_joins_reaches_a_session_whose_join_is_still_under_way() {
         let bench = Bench::new(limits());
         let (mut client, _pump) = bench.connect(10_000).websocket().await;

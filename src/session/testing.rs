@@ -94,12 +94,15 @@ impl Bench {
 
     /// A bench whose sessions share this budget of unfinished work.
     pub(super) fn sharing(unfinished: Unfinished, limits: SessionLimits) -> Self {
-        Self::start(unfinished, limits, DEADLINE)
+        Self::start_with(Topics::new, unfinished, limits, DEADLINE)
     }
 
-    /// A bench whose broker may take this long to answer.
+    /// A bench whose broker may take this long to answer, and tracks one member of each channel.
     pub(super) fn waiting(wait_max: Duration) -> Self {
-        Self::start(Unfinished::new(1 << 30), limits(), wait_max)
+        let of_topics = |of, apps, metrics| {
+            Topics::new(TopicLimits { presence_members_max: 1, ..of }, apps, metrics)
+        };
+        Self::start_with(of_topics, Unfinished::new(1 << 30), limits(), wait_max)
     }
 
     /// A bench with this limit on the bytes that wait for all sessions together.
@@ -114,10 +117,6 @@ impl Bench {
     pub(super) fn of_node(engine: Arc<dyn Engine>, limits: SessionLimits) -> Self {
         let of_topics = |limits, apps, metrics| Topics::of_node(limits, apps, metrics, engine);
         Self::start_with(of_topics, Unfinished::new(1 << 30), limits, DEADLINE)
-    }
-
-    fn start(unfinished: Unfinished, limits: SessionLimits, wait_max: Duration) -> Self {
-        Self::start_with(Topics::new, unfinished, limits, wait_max)
     }
 
     fn start_with(
@@ -261,7 +260,7 @@ pub(super) fn masked(message: Message) -> Vec<u8> {
 /// The time that a patient conversation waits each time.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A protocol of commands: `join`, `enter`, `leave`, `publish`, `panic`, `close`; anything else is
+/// A protocol of commands: `join`, `enter`, `enter other`, `leave`, `publish`, `panic`, `close`; anything else is
 /// echoed, and a message that begins with `now` at once. `patient` has it wait when the client is
 /// silent, then probe.
 #[derive(Default)]
@@ -286,14 +285,8 @@ impl Conversation for Obedient {
                 user: None,
                 wanted: None,
             })],
-            "enter" => vec![Effect::Subscribe(Subscription {
-                place: room(),
-                topic: "room".into(),
-                format: FORMAT,
-                persona: Some(Persona { key: "k".into(), meta: Meta::default() }),
-                user: None,
-                wanted: None,
-            })],
+            "enter" => vec![enter("room")],
+            "enter other" => vec![enter("other")],
             "leave" => vec![Effect::Unsubscribe(place(), "everything".into())],
             "publish" => vec![Effect::Publish(publication("{}"))],
             "patient" => {
@@ -399,9 +392,17 @@ fn publication(payload: &str) -> Publication {
     Publication { app, scope, destination, event, payload, origin, except: None }
 }
 
-/// The place that `enter` joins, to be tracked there.
-fn room() -> Place {
-    Place { channel: Some(ChannelName::parse("room").expect("a channel")), ..place() }
+/// Joins a channel, to be tracked there.
+fn enter(channel: &str) -> Effect {
+    let place = Place { channel: ChannelName::parse(channel).ok(), ..place() };
+    Effect::Subscribe(Subscription {
+        place,
+        topic: channel.into(),
+        format: FORMAT,
+        persona: Some(Persona { key: "k".into(), meta: Meta::default() }),
+        user: None,
+        wanted: None,
+    })
 }
 
 /// The place that `join` joins.

@@ -221,6 +221,30 @@ mod tests {
     }
 
     #[test]
+    fn the_others_wait_while_clients_that_gave_way_hold_more_than_a_quarter_of_the_budget() {
+        let budget = Unfinished::new(12 * STEP_BYTES);
+        let outboxes: Vec<_> = (1..=6).map(outbox).collect();
+        let mut holdings: Vec<_> =
+            outboxes.iter().map(|outbox| Some(budget.hold(outbox.clone()))).collect();
+        let ended = || outboxes.iter().filter(|outbox| outbox.ended().is_some()).count();
+        let mut hold = |nth: usize, bytes| {
+            let holding: &mut Option<Holding> = &mut holdings[nth];
+            holding.as_mut().expect("a holding").set(bytes);
+        };
+        (0..4).for_each(|nth| hold(nth, 3 * STEP_BYTES));
+        hold(4, 1);
+        assert_eq!((ended(), budget.is_congested()), (1, false), "a quarter");
+        hold(5, 3 * STEP_BYTES);
+        assert_eq!((ended(), budget.is_congested()), (2, true), "more than a quarter");
+        for (outbox, holding) in outboxes.iter().zip(&mut holdings) {
+            holding.take_if(|_| outbox.ended().is_some());
+        }
+        assert!(!budget.is_congested(), "they have released it");
+        drop(holdings);
+        assert_eq!((held(&budget), ranked(&budget)), (0, 0));
+    }
+
+    #[test]
     fn every_byte_is_counted_and_only_whole_steps_are_ranked() {
         let budget = Unfinished::new(10 * STEP_BYTES);
         let outbox = outbox(1);

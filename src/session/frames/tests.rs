@@ -20,6 +20,7 @@ use super::*;
 use crate::session::{
     gate::{Gate, TURN_FRAMES_MAX},
     testing::{Bench, DEADLINE, limits, masked},
+    unfinished::Unfinished,
     worker::{SessionLimits, Worker},
 };
 
@@ -422,4 +423,29 @@ async fn a_flood_of_nothing_gives_others_a_turn_however_often_it_is_polled() {
             assert!(read_bytes.get() <= TURN_BYTES_MAX, "{case}, turn {turn}");
         }
     }
+}
+
+#[actix_web::test]
+async fn a_session_reads_nothing_while_clients_that_gave_way_hold_too_much() {
+    const BUDGET_BYTES: usize = 100_000;
+    let budget = Unfinished::new(BUDGET_BYTES);
+    let worker = Bench::sharing(budget.clone(), limits()).worker;
+    let (mut near, far) = duplex(64);
+    near.write_all(&frame(0x81, b"hi")).await.expect("room");
+    let mut frames = frames_of(worker, far, &[]);
+    let outbox = frames.outbox.clone();
+    let mut holdings = [0; 2].map(|_| budget.hold(outbox.clone()));
+    for holding in &mut holdings {
+        holding.set(BUDGET_BYTES * 2 / 3);
+    }
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(wakes.clone());
+    for polls in 1..=2 {
+        let polled = frames.poll_next_unpin(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending(), "{polled:?}");
+        assert_eq!(wakes.0.load(Relaxed), polls, "it asks to be polled again");
+        assert!(frames.unread.is_empty());
+    }
+    drop(holdings);
+    assert_eq!(frames.next().await, Some(text_of("hi")));
 }

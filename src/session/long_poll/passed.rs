@@ -182,6 +182,12 @@ impl PassedFetches {
         matches!(self.last.get(&id), Some(PassedFetch::Waits(_)))
     }
 
+    /// Returns whether nothing is kept of any session.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.last.is_empty() && self.early_recalls.is_empty()
+    }
+
     /// Forgets the fetches of a session that was fetched at this node. One that was recalled before it has arrived
     /// still gives up.
     pub(super) fn forget_fetches(&mut self, id: Uuid) {

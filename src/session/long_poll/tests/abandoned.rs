@@ -80,3 +80,12 @@ async fn a_fetch_that_overtakes_the_answer_to_an_earlier_one_gets_all_frames_in_
     assert_eq!(texts_of(read_frames(first)), frames(&[]));
     assert_eq!(texts_of(read_frames(second)), frames(&["a", "b", "c"]));
 }
+
+#[actix_web::test]
+async fn nothing_is_kept_of_a_recall_for_a_session_that_has_ended() {
+    let polls = Polls::roomy();
+    polls.all.recalled(Uuid::new_v4(), Uuid::new_v4());
+    assert!(polls.all.passed.lock().is_empty());
+    polls.all.recalled(polls.open(), Uuid::new_v4());
+    assert!(!polls.all.passed.lock().is_empty(), "the fetch may still arrive");
+}

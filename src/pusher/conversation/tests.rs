@@ -128,10 +128,15 @@ impl Talk {
         effects
     }
 
-    fn change(&mut self, change: impl FnOnce(&mut App)) -> Vec<String> {
+    /// Changes the app without telling the conversation.
+    fn change_silently(&self, change: impl FnOnce(&mut App)) {
         let mut app = testing::app(KEY, SECRET);
         change(&mut app);
         self.rules.shared.directory.replace([app].into_iter().collect());
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut App)) -> Vec<String> {
+        self.change_silently(change);
         self.conversation.app_changed(AppId(3), self.now_s).iter().map(shown).collect()
     }
 
@@ -336,6 +341,34 @@ fn an_app_that_changes_closes_the_connections_that_it_no_longer_allows() {
     assert_eq!(talk.change(|app| app.secret = "other".into()), ["close 4200"]);
     assert_eq!(talk.change(|app| app.id = AppId(4)), ["close 4001"]);
     assert!(talk.conversation.app_changed(AppId(9), NOW_S).is_empty(), "another app");
+}
+
+#[test]
+fn a_connection_whose_app_has_changed_since_the_handshake_is_closed_as_soon_as_it_begins() {
+    type Change = fn(&mut App);
+    let changes: [(Change, &str); 4] = [
+        (|app| app.settings.active = false, "close 4003"),
+        (|app| app.settings.pusher = false, "close 4003"),
+        (|app| app.key = "other".into(), "close 4200"),
+        (|app| app.id = AppId(4), "close 4001"),
+    ];
+    for (change, close) in changes {
+        let mut talk = Talk::new(AppSettings::default());
+        talk.change_silently(change);
+        let effects = talk.conversation.begun(SessionId(7), NOW_S);
+        let effects: Vec<_> = effects.iter().map(shown).collect();
+        assert_eq!((effects.len(), effects[1].as_str()), (2, close), "{effects:?}");
+    }
+}
+
+#[test]
+fn a_client_event_on_a_subscription_whose_secret_was_replaced_a_moment_ago_is_refused() {
+    let mut talk = Talk::begun();
+    talk.subscribe("private-a");
+    talk.change_silently(|app| app.secret = "other".into());
+    let told = talk.say(r#"{"event":"client-e","channel":"private-a","data":1}"#);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("pusher:error"), "{told:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{
+    pusher::{self, Call},
     tokens::{signed, token},
     *,
 };
@@ -227,13 +228,28 @@ async fn a_trigger_whose_body_was_on_its_way_is_judged_by_the_app_as_it_is_then(
     let app = foo_app(&server).await;
     let mut listener = Socket::connect(&server, V2).await;
     listener.join("public:test-app", json!({})).await;
-    let body = r#"{"topic":"t","event":"e"}"#;
     let basic = request("POST", "").basic(&app.key, &app.secret);
+    let credentials = basic.header_value("authorization").expect("credentials");
+    let head =
+        format!("POST /api/apps/foo-app/events HTTP/1.1\r\nauthorization: {credentials}\r\n");
+    let body = r#"{"topic":"t","event":"e"}"#;
+    let change = json!({ "secret": "" });
+    let answer = answer_after_a_change(&server, &head, body, change).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    listener.assert_quiet().await;
+}
+
+/// Sends a `POST` whose body is on its way while the app changes, and returns the answer. `head` has the first line, and
+/// the headers that are not the same for each call.
+async fn answer_after_a_change(
+    server: &TestServer,
+    head: &str,
+    body: &str,
+    change: Value,
+) -> String {
     let head = format!(
-        "POST /api/apps/foo-app/events HTTP/1.1\r\nhost: localhost\r\nauthorization: {}\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\
-         connection: close\r\n\r\n",
-        basic.header_value("authorization").expect("credentials"),
+        "{head}host: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         expect: 100-continue\r\nconnection: close\r\n\r\n",
         body.len(),
     );
     let mut slow = TcpStream::connect(("127.0.0.1", server.port)).await.expect("a connection");
@@ -241,13 +257,31 @@ async fn a_trigger_whose_body_was_on_its_way_is_judged_by_the_app_as_it_is_then(
     // The server asks for the body once it has accepted the caller.
     assert_eq!(raw::answer(&mut slow).await.0, 100);
     slow.write_all(&body.as_bytes()[..5]).await.expect("sent");
-    server.update_app("foo-app", json!({ "secret": "" })).await;
+    server.update_app("foo-app", change).await;
     slow.write_all(&body.as_bytes()[5..]).await.expect("sent");
     let mut answer = String::new();
     let read = tokio::io::AsyncReadExt::read_to_string(&mut slow, &mut answer);
     tokio::time::timeout(DEADLINE, read).await.expect("in time").expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
-    listener.assert_quiet().await;
+    answer
+}
+
+#[tokio::test]
+async fn a_signed_call_whose_body_was_on_its_way_is_judged_by_the_app_as_it_is_then() {
+    let server = TestServer::start();
+    let app = foo_app(&server).await;
+    let body = pusher::event(&["room"], "x");
+    for (change, back, status) in [
+        (json!({ "pusher": false }), json!({ "pusher": true }), 403),
+        (json!({ "active": false }), json!({ "active": true }), 403),
+        (json!({ "secret": "" }), json!({}), 401),
+    ] {
+        let path = "/apps/foo-app/events";
+        let call = Call::of(&server, app.clone(), "POST", path.to_owned()).json(&body);
+        let head = format!("POST {path}?{} HTTP/1.1\r\n", call.query().join("&"));
+        let answer = answer_after_a_change(&server, &head, &body.to_string(), change.clone()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{change}: {answer}");
+        server.update_app("foo-app", back).await;
+    }
 }
 
 #[tokio::test]

@@ -259,8 +259,13 @@ async fn bodies_under_way_share_a_budget_and_those_of_visitors_half_of_it() {
     let heartbeat = br#"[null,"12345678","phoenix","heartbeat",{}]"#;
     let refused = poller.post_raw(Some("application/json"), heartbeat).await;
     assert_eq!(refused, (503, r#"{"status":503}"#.to_owned()), "over long-poll");
+    let login = json!({"user": ADMIN.0, "password": ADMIN.1}).to_string();
+    let login = format!("{login}{}", " ".repeat(EVENT.len()));
+    let call = request("POST", server.url("/console/login"));
+    let call = call.header("content-type", "application/json").body(login);
+    assert_eq!(call.send().await.status, 503, "a login");
     let hits = figures::Figures::of(&server).await.hits("bodies_bytes_max");
-    assert!(hits >= 3.0, "{hits}");
+    assert!(hits >= 4.0, "{hits}");
 
     // The requests that waited go on and are accepted; then there is room again for everybody.
     for (stream, body) in &mut held {
@@ -361,4 +366,54 @@ async fn publishing_is_judged_by_the_head_as_far_as_that_goes_and_then_by_the_ap
     let new = server.update_app("second-app", json!({"secret": ""})).await;
     assert_eq!(publish(&second.secret, &json!([])).await, 401, "a withdrawn secret is no app's");
     assert_eq!(publish(&new.secret, &to(&new)).await, 200);
+}
+
+/// Of two connections that wait, the one whose last request was not authenticated ends first.
+#[tokio::test]
+async fn a_connection_whose_request_was_authenticated_by_its_head_does_not_give_way_to_strangers() {
+    let server = TestServer::start_with(|settings| {
+        settings.server.workers = 1;
+        settings.limits.http_waiting_max = 2;
+    });
+    let app = server.create_app(json!({ "name": "foo-app" })).await;
+    let (right, alone) =
+        (basic(&app.key, &app.secret), format!("authorization: {}\r\n", app.secret));
+    let event = json!({ "topic": "public:foo-app", "event": "msg" });
+    let own_event = json!({ "topic": "room", "event": "msg" });
+    let signed_event = pusher::event(&["room"], "x");
+    let path = "/apps/foo-app/events";
+    let signed = pusher::Call::of(&server, app.clone(), "POST", path.to_owned());
+    let signed = signed.json(&signed_event).query().join("&");
+    let head = |text: &str| text.to_owned();
+    for (first, credentials, body) in [
+        (head("POST /api/apps/foo-app/events"), &right, own_event),
+        (head("POST /api/publish"), &alone, event.clone()),
+        (head("POST /api/publish/bulk"), &alone, json!({ "events": [event] })),
+        (format!("POST {path}?{signed}"), &String::new(), signed_event),
+        (head("POST /api/apps/foo-app/disconnect"), &right, json!({ "sub": "ada" })),
+        (head("PATCH /api/apps/foo-app"), &right, json!({ "app": { "client_events": "all" } })),
+        (head("POST /api/apps/foo-app/rotate"), &right, json!({})),
+    ] {
+        let body = body.to_string();
+        let call = format!(
+            "{first} HTTP/1.1\r\nhost: h\r\n{credentials}content-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let health = "GET /health HTTP/1.1\r\nhost: h\r\n\r\n";
+        let ask = async |stream: &mut TcpStream, request: &str| {
+            stream.write_all(request.as_bytes()).await.expect("it is read");
+            raw::answer(stream).await.0
+        };
+        let mut own = raw::connect(&server).await;
+        assert_eq!(ask(&mut own, &call).await, 200, "{first}");
+        let mut strangers = Vec::new();
+        for _ in 0..2 {
+            let mut stranger = raw::connect(&server).await;
+            assert_eq!(ask(&mut stranger, health).await, 200, "{first}");
+            strangers.push(stranger);
+        }
+        assert_eq!(raw::hung_up(&mut strangers[0]).await, b"", "{first}");
+        assert_eq!(ask(&mut own, health).await, 200, "{first}");
+    }
 }

@@ -294,3 +294,25 @@ async fn an_app_without_client_events_accepts_those_of_its_own_application_only(
         assert_eq!(permits(app, &claims, "room", &[]).await, expected, "{app} {claims}");
     }
 }
+
+#[actix_web::test]
+async fn a_token_of_no_app_is_refused_before_its_body_while_there_are_few_apps() {
+    let services = TestServices::start_with(&[]).await;
+    let services = &services.services;
+    let stranger = token_of("another secret", &json!({ "publish": ["public:*"] }));
+    let request = TestRequest::default();
+    let request = request.insert_header((AUTHORIZATION, format!("Bearer {stranger}")));
+    let request = request.to_http_request();
+    for (apps, expected) in
+        [(APPS_TRIED_MAX, Err(ApiError::Unauthorized)), (APPS_TRIED_MAX + 1, Ok(BudgetShare::Half))]
+    {
+        let app = |nth: usize| App {
+            id: AppId(i32::try_from(nth).expect("a small number")),
+            slug: Slug::parse(&format!("app-{nth}")).expect("a slug"),
+            ..app("foo-app")
+        };
+        services.directory.replace((0..apps).map(app).collect());
+        let credentials = Credentials::of(&request, services).expect("credentials");
+        assert_eq!(credentials.judge_before_body(services), expected, "{apps}");
+    }
+}

@@ -228,3 +228,31 @@ fn secret_of(app: &App, pair: Pair) -> &str {
         _ => app.secret.expose_secret(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use actix_web::{http::header::HOST, test::TestRequest};
+
+    use super::*;
+    use crate::http::testing::{KEY, SECRET, TestServices, app};
+
+    /// The API and the command line refuse an empty secret, but the table may have one.
+    #[actix_web::test]
+    async fn an_app_whose_secret_is_empty_or_the_dummy_cannot_log_in() {
+        let test = TestServices::start_with(&[]).await;
+        for (own, given, status) in
+            [(SECRET, SECRET, 200), ("", "", 401), ("", DUMMY, 401), (DUMMY, DUMMY, 401)]
+        {
+            let own = App { secret: own.into(), ..app("foo-app") };
+            test.services.directory.replace([own].into_iter().collect());
+            let login = serde_json::json!({ "key": KEY, "secret": given });
+            let request = TestRequest::post().uri("/console/login").set_json(login);
+            let request = request.insert_header((HOST, "localhost"));
+            let request = request.peer_addr(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+            let (answered, body) = test.call(request).await;
+            assert_eq!(answered, status, "{given:?} {body}");
+        }
+    }
+}

@@ -130,3 +130,12 @@ async fn of_the_logins_of_the_live_feed_those_that_have_ended_are_told_even_in_a
     expected.sort();
     assert_eq!(logged_in.ended_among(&ids).await, expected, "nothing is known of the others");
 }
+
+#[actix_web::test]
+async fn a_row_that_was_read_before_the_logout_does_not_bring_the_session_back() {
+    let logged_in = LoggedInApp::start().await;
+    let (console, session) = (logged_in.console(), &logged_in.session);
+    console.end(session).await.expect("a logout");
+    assert!(!console.remember(session.id().to_owned(), &session.0));
+    assert!(!logged_in.is_in().await);
+}

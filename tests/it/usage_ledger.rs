@@ -29,6 +29,7 @@ use herald::{
     },
     settings,
     usage::{
+        keeper::UsageKeeper,
         ledger::{REPORT_ROWS_MAX, ReportError, UsageLedger, UsageQuestion, Whose},
         report::PeriodUsage,
         span::Wording,
@@ -40,7 +41,7 @@ use tokio::time::timeout;
 
 use crate::{
     databases::{TestDatabase, on_both_databases, sql},
-    support::DEADLINE,
+    support::{DEADLINE, repeat_until},
 };
 
 on_both_databases! {
@@ -57,6 +58,7 @@ on_both_databases! {
     the_peaks_of_nodes_are_added_up_and_those_of_one_seat_are_not
     a_thousand_apps_are_counted_each_for_itself
     old_usage_is_deleted
+    the_counts_of_an_hour_are_written_at_its_end_however_long_the_interval_is
 }
 
 /// 2026-11-28T11:00:00Z.
@@ -531,4 +533,18 @@ async fn old_usage_is_deleted(database: &TestDatabase) {
     assert_eq!(unknown, Err(ReportError::UnknownApp));
     server.ledger.forget(1).await.expect("a database");
     assert_eq!(left().await, ["bar"]);
+}
+
+async fn the_counts_of_an_hour_are_written_at_its_end_however_long_the_interval_is(
+    database: &TestDatabase,
+) {
+    let store = migrated(database).await;
+    let Server { metrics, ledger, now_ms } = Server::start(&store);
+    now_ms.store(ELEVEN_MS + HOUR_MS - 20, Relaxed);
+    metrics.usage.of(1).published(3, 30);
+    // The clock stands still, so the hour does not end before its counts are written.
+    let _keeper = UsageKeeper::start(ledger, Duration::from_millis(HOUR_MS), 1);
+    let reader = Server::start(&store);
+    let is_written = async || !reader.day().await.is_empty();
+    tokio::time::timeout(DEADLINE, repeat_until(is_written)).await.expect("in time");
 }

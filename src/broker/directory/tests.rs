@@ -61,7 +61,8 @@ async fn of_the_scopes_without_subscribers_the_one_that_was_used_last_stays() {
         }),
         ("left", &|directory| {
             for (after_ms, key) in [(1, &first), (2, &second)] {
-                let opened = directory.open(key, worker, fanout.clone(), NOW_MS + after_ms);
+                let fanout = FanoutAddr::uncounted(worker, fanout.clone());
+                let opened = directory.open(key, fanout, NOW_MS + after_ms);
                 opened.expect("room for two scopes");
             }
             for (after_ms, key) in [(3, &second), (4, &first)] {

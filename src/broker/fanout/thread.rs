@@ -80,6 +80,12 @@ impl FanoutAddr {
         Self { worker, addr, sent: batches.sent.clone() }
     }
 
+    /// The address of a fan-out whose batches are not counted.
+    #[cfg(test)]
+    pub(in crate::broker) fn uncounted(worker: WorkerId, addr: Addr<Fanout>) -> Self {
+        Self::new(worker, addr, &BatchCounts::default())
+    }
+
     /// Sends the fan-out a batch.
     pub(in crate::broker) fn dispatch(&self, batch: Arc<Batch>) {
         self.sent.0.fetch_add(1, Relaxed);

@@ -433,7 +433,7 @@ async fn a_session_reads_nothing_while_clients_that_gave_way_hold_too_much() {
     let (mut near, far) = duplex(64);
     near.write_all(&frame(0x81, b"hi")).await.expect("room");
     let mut frames = frames_of(worker, far, &[]);
-    let outbox = frames.outbox.clone();
+    let outbox = frames.socket.outbox.clone();
     let mut holdings = [0; 2].map(|_| budget.hold(outbox.clone()));
     for holding in &mut holdings {
         holding.set(BUDGET_BYTES * 2 / 3);

@@ -13,6 +13,7 @@ async fn an_event_of_a_quiet_app_does_not_wait_for_all_that_a_busy_app_has_publi
     const SESSIONS: usize = 10;
     const CHANNELS: usize = 100;
     const EVENTS: usize = 100;
+    const ATTEMPTS: u32 = 10;
     const TOTAL: f64 = (SESSIONS * CHANNELS * EVENTS) as f64;
     let server = TestServer::start_with(|settings| {
         settings.server.workers = 1;
@@ -31,16 +32,27 @@ async fn an_event_of_a_quiet_app_does_not_wait_for_all_that_a_busy_app_has_publi
         deaf.push(socket);
     }
     let event = json!({ "topic": "public:test-app", "event": "msg" });
-    let events = vec![event; EVENTS];
-    let bulk = request("POST", server.url("/api/publish/bulk"));
-    let bulk = bulk.header("authorization", &App::seeded().secret);
-    assert_eq!(bulk.json(&json!({ "events": events })).send().await.status, 200);
-
-    server.trigger(&quiet, json!({ "topic": "#general", "event": "msg" })).await;
-    let heard: Value = listener.next().await;
-    assert_eq!(heard, json!([null, null, "public:quiet", "msg", {}]));
+    let events = json!({ "events": vec![event; EVENTS] });
     let series = r#"herald_deliveries_total{app="test-app"}"#;
-    let meanwhile = Figures::of(&server).await.get(series);
-    assert!(meanwhile < TOTAL / 2.0, "{meanwhile} of {TOTAL} deliveries came first");
-    becomes(&server, series, TOTAL).await;
+    let mut came_first = Vec::new();
+    // The figure is read by a request of its own, and the server goes on until that request arrives. A machine under
+    // load may delay it, so several attempts are made. A server that delivers all of the busy app's events first fails
+    // in each of them.
+    for attempt in 0..ATTEMPTS {
+        let before = TOTAL * f64::from(attempt);
+        let bulk = request("POST", server.url("/api/publish/bulk"));
+        let bulk = bulk.header("authorization", &App::seeded().secret);
+        assert_eq!(bulk.json(&events).send().await.status, 200);
+
+        server.trigger(&quiet, json!({ "topic": "#general", "event": "msg" })).await;
+        let heard: Value = listener.next().await;
+        assert_eq!(heard, json!([null, null, "public:quiet", "msg", {}]));
+        let meanwhile = Figures::of(&server).await.get(series) - before;
+        becomes(&server, series, before + TOTAL).await;
+        if meanwhile < TOTAL / 2.0 {
+            return;
+        }
+        came_first.push(meanwhile);
+    }
+    panic!("of {TOTAL} deliveries, {came_first:?} came first");
 }

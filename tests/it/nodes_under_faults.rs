@@ -280,14 +280,14 @@ async fn members_of_a_killed_node_leave_once_everywhere() {
             http::request("GET", nodes.server(0).url("/api/apps/test-app/channels/presence/room"));
         let answer = call.basic(&app.key, &app.secret).send().await;
         assert_eq!(answer.status, 200, "{}", answer.body);
-        assert!(at.elapsed() <= NODE_TIMEOUT + Duration::from_secs(2), "{:?}", at.elapsed());
+        assert!(at.elapsed() <= NODE_TIMEOUT + Duration::from_secs(6), "{:?}", at.elapsed());
         for socket in [&mut ada, &mut bob] {
             let mut gone = Vec::new();
             while gone.len() < 3 {
                 let leaves = left(socket).await;
                 gone.extend(keys(&leaves));
             }
-            assert!(at.elapsed() <= NODE_TIMEOUT + Duration::from_secs(2), "{:?}", at.elapsed());
+            assert!(at.elapsed() <= NODE_TIMEOUT + Duration::from_secs(6), "{:?}", at.elapsed());
             gone.sort();
             assert_eq!(gone, ["cleo", "dan", "eve"]);
         }

@@ -145,6 +145,15 @@ impl RedisServer {
         assert!(sent.expect("kill runs").success());
     }
 
+    /// Starts a process that stops it for 100 milliseconds. The same process continues it, so that a busy test
+    /// cannot prolong the pause.
+    #[allow(dead_code, reason = "not every crate that has this module uses it")]
+    pub fn stand_still_briefly(&self) -> Child {
+        let id = self.child.as_ref().expect("it runs").id();
+        let script = format!("kill -STOP {id} && sleep 0.1 && kill -CONT {id}");
+        Command::new("sh").args(["-c", &script]).spawn().expect("sh runs")
+    }
+
     /// Runs a command and returns its answer.
     pub fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let client = redis::Client::open(self.url()).expect("a client");

@@ -91,9 +91,9 @@ async fn a_redis_that_stands_still_is_noticed_and_nothing_is_lost() {
 async fn a_short_standstill_of_redis_breaks_nothing() {
     let server = RedisServer::start(&[]);
     let trial = Trial::start(&twice(server.url()), &[]).await;
-    server.signal("STOP");
-    wait(Duration::from_millis(100)).await;
-    server.signal("CONT");
+    let mut pause = server.stand_still_briefly();
+    let ended = tokio::task::spawn_blocking(move || pause.wait()).await.expect("a thread");
+    assert!(ended.expect("an end").success());
     let outcome = trial.judge().await;
     assert_eq!((outcome.epochs, outcome.refused), (1, 0), "{outcome:?}");
 }

@@ -45,6 +45,9 @@ struct State {
     /// The apps with waiting requests, each once. The one that received a permit last is at the end.
     turns: VecDeque<AppId>,
     is_finishing: bool,
+    /// The number of times that the next request of an app was looked at.
+    #[cfg(test)]
+    looked_at: usize,
 }
 
 /// The permits that one app holds, and its waiting requests in their order.
@@ -108,7 +111,7 @@ impl Permits {
             receiver
         };
         // This is dropped after the receiver, so that the requests behind an abandoned one are answered.
-        let _retry = Retry(self);
+        let _retry = Retry(self, app);
         given.await.ok()
     }
 
@@ -145,23 +148,31 @@ impl Permits {
     /// Returns whether a new request can be answered at once: no earlier one of its app waits, the app may
     /// hold that many more, and no app without permits waits, unless this one has none either.
     fn may_take(&self, state: &State, app: AppId, count: usize) -> bool {
+        // This comes first, because many apps may wait while nothing is free.
+        if !self.has_room(state, app, count) {
+            return false;
+        }
         let waits = |other: &AppId| *other == app || state.held_by(*other) == 0;
         let is_idle = state.held_by(app) == 0;
         let is_behind = match is_idle {
             true => state.turns.contains(&app),
             false => state.turns.iter().any(waits),
         };
-        !is_behind && self.has_room(state, app, count)
+        !is_behind
     }
 
     /// Returns whether an app may hold `count` permits more. An app that holds none may have all free ones, so
     /// that the small requests of others do not block a large one for ever.
     fn has_room(&self, state: &State, app: AppId, count: usize) -> bool {
-        let free = (2 * self.0.per_app_max).saturating_sub(self.0.held.load(Relaxed));
-        let held = state.held_by(app);
+        let (free, held) = (self.free(), state.held_by(app));
         let would_hold = held + count;
         let stay_free = if held == 0 { 0 } else { would_hold };
         would_hold <= self.0.per_app_max && count + stay_free <= free
+    }
+
+    /// The number of permits that nobody holds.
+    fn free(&self) -> usize {
+        (2 * self.0.per_app_max).saturating_sub(self.0.held.load(Relaxed))
     }
 
     fn give(&self, state: &mut State, app: AppId, count: usize) -> Permit {
@@ -171,11 +182,12 @@ impl Permits {
     }
 
     /// Answers all requests that can be answered, the apps by turns. While an app that holds
-    /// nothing lacks room, all apps that hold something wait behind it.
+    /// nothing lacks room, all apps that hold something wait behind it. While nothing is free, no app is looked at,
+    /// because many may wait.
     fn answer_requests(&self, mut state: MutexGuard<'_, State>) {
         let mut answers = Vec::new();
         let (mut nth, mut idle_waits) = (0, false);
-        while let Some(&app) = state.turns.get(nth) {
+        while let Some(&app) = state.turns.get(nth).filter(|_| self.free() > 0) {
             let Some(count) = state.next_request(app) else {
                 state.turns.remove(nth);
                 state.forget_if_idle(app);
@@ -217,8 +229,20 @@ impl State {
         share.requests.push_back(request);
     }
 
+    /// Drops the abandoned requests of an app, as far as no other one is ahead of them.
+    fn forget_abandoned(&mut self, app: AppId) {
+        if self.next_request(app).is_none() {
+            self.turns.retain(|waiting| *waiting != app);
+            self.forget_if_idle(app);
+        }
+    }
+
     /// The number of permits of the next request of an app. Abandoned requests are dropped.
     fn next_request(&mut self, app: AppId) -> Option<usize> {
+        #[cfg(test)]
+        {
+            self.looked_at += 1;
+        }
         let requests = &mut self.apps.get_mut(&app)?.requests;
         while requests.front().is_some_and(|request| request.given.is_closed()) {
             requests.pop_front();
@@ -234,14 +258,16 @@ impl State {
     }
 }
 
-/// Examines the requests again when one has been answered or abandoned.
-struct Retry<'a>(&'a Permits);
+/// Examines the requests again when one of this app has been answered or abandoned.
+struct Retry<'a>(&'a Permits, AppId);
 
 impl Drop for Retry<'_> {
     fn drop(&mut self) {
-        let state = self.0.0.state.lock();
-        if !state.turns.is_empty() {
-            self.0.answer_requests(state);
+        let Self(permits, app) = self;
+        let mut state = permits.0.state.lock();
+        state.forget_abandoned(*app);
+        if !state.turns.is_empty() || state.is_finishing {
+            permits.answer_requests(state);
         }
     }
 }

@@ -187,3 +187,26 @@ async fn the_end_refuses_waiting_callers_when_its_time_is_up() {
     drop(under_way);
     assert!(permits.take(LOUD, 1).await.is_none());
 }
+
+#[tokio::test]
+async fn while_nothing_is_free_the_requests_of_other_apps_are_not_looked_at() {
+    const APPS: i32 = 2_000;
+    let permits = Permits::new(1);
+    let held_by: Vec<_> = [LOUD, QUIET].map(|app| permits.take_at_once(app)).into();
+    let mut waits: Vec<_> = (10..)
+        .take(APPS as usize)
+        .map(|app| {
+            let mut wait = Box::pin(permits.take(AppId(app), 1));
+            assert!((&mut wait).now_or_never().is_none());
+            wait
+        })
+        .collect();
+    let looked_at = || permits.0.state.lock().looked_at;
+    assert_eq!(looked_at(), 0, "none looks at those that came before");
+    waits.truncate(APPS as usize / 2);
+    assert_eq!(looked_at(), APPS as usize / 2, "each that gives up looks at its own app");
+    assert_eq!(permits.0.state.lock().apps.len(), 2 + waits.len(), "and takes no memory");
+    drop(held_by);
+    let answered: Vec<_> = waits.iter_mut().filter_map(|wait| wait.now_or_never()).collect();
+    assert_eq!(answered.len(), 2, "the first two");
+}

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     num::NonZeroI32,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -158,6 +159,14 @@ pub(super) struct EndConnection {
     session: SessionId,
 }
 
+/// Ends the joins of an app on these sessions, as far as they are on this thread.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+struct EndConnections {
+    app: AppId,
+    sessions: Arc<[SessionId]>,
+}
+
 impl Handler<ListConnections> for Fanout {
     type Result = MessageResult<ListConnections>;
 
@@ -179,6 +188,17 @@ impl Handler<EndConnection> for Fanout {
         let Some(outbox) = self.outbox_of(app, session) else { return false };
         outbox.tell(News::Disconnect(Disconnection::new(Disconnect::App(app)).into()));
         true
+    }
+}
+
+impl Handler<EndConnections> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, EndConnections { app, sessions }: EndConnections, _: &mut Context<Self>) {
+        let disconnection = Arc::new(Disconnection::new(Disconnect::App(app)));
+        for outbox in sessions.iter().filter_map(|session| self.outbox_of(app, *session)) {
+            outbox.tell(News::Disconnect(disconnection.clone()));
+        }
     }
 }
 
@@ -295,10 +315,12 @@ impl Topics {
     pub async fn end_newest(&self, app: AppId, count: usize) -> Result<(), Unanswered> {
         let all = ListConnections { app, after: None, sessions_max: usize::MAX };
         let all = self.connections_here(all).await?.sessions;
-        for newest in all.iter().rev().take(count) {
-            EndConnection { app, session: newest.session }.answer(self.clone()).await?;
+        let newest = all.iter().rev().take(count).map(|connected| connected.session).collect();
+        let end = EndConnections { app, sessions: newest };
+        match self.fanouts().ask(end, self.wait_max()).await.contains(&Asked::Late) {
+            true => Err(Unanswered),
+            false => Ok(()),
         }
-        Ok(())
     }
 }
 

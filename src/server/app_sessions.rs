@@ -6,7 +6,6 @@
 //! together. The surplus is then ended: nodes with lower numbers keep their sessions.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -67,13 +66,10 @@ impl CountsElsewhere {
         change: impl FnOnce(&mut OtherNodes<AppId, usize>) -> Vec<KeyChange<AppId, usize>>,
     ) {
         let mut nodes = self.nodes.lock();
-        change(&mut nodes);
-        let mut sum = HashMap::new();
-        for (app, count) in nodes.iter().flat_map(|(_, counts)| counts) {
-            *sum.entry(*app).or_default() += count;
-        }
+        let changed = change(&mut nodes);
+        let sum = |app| nodes.iter().filter_map(|(_, counts)| counts.get(&app)).sum();
         // Under the lock, so that an earlier sum does not replace a later one.
-        self.places.set_elsewhere(sum);
+        self.places.set_elsewhere(changed.into_iter().map(|(app, _)| (app, sum(app))));
     }
 
     /// Sets counts of another node that it has told. An app with the count zero is removed.
@@ -236,5 +232,15 @@ mod tests {
         assert_eq!([1, 2, 4].map(|node| elsewhere.before(NodeId(node), AppId(7))), [0, 2, 7]);
         note(1, vec![(8, 0)]);
         assert_eq!([7, 8].map(free), [1, 8]);
+    }
+
+    #[test]
+    fn a_message_changes_the_counts_of_its_own_apps_alone() {
+        let (places, nodes) = (Places::new(Some(8)), Mutex::default());
+        let elsewhere = CountsElsewhere { places: places.clone(), nodes };
+        // No node has told this.
+        places.set_elsewhere([(AppId(9), 8)]);
+        elsewhere.note(SessionCounts { node: 1, number: None, counts: vec![(7, 2)] });
+        assert!(places.take(&AppId(9)).is_err(), "the count of another app is not touched");
     }
 }

@@ -123,10 +123,15 @@ impl<K: Eq + Hash + Clone> Places<K> {
         places.taken.lock().here.iter().map(|(key, count)| (key.clone(), *count)).collect()
     }
 
-    /// Replaces the counts of other nodes.
-    pub fn set_elsewhere(&self, elsewhere: HashMap<K, usize>) {
-        if let Some(places) = &self.0 {
-            places.taken.lock().elsewhere = elsewhere;
+    /// Sets the counts of some keys on other nodes. A key that has none there is forgotten.
+    pub fn set_elsewhere(&self, counts: impl IntoIterator<Item = (K, usize)>) {
+        let Some(places) = &self.0 else { return };
+        let mut taken = places.taken.lock();
+        for (key, count) in counts {
+            match count {
+                0 => taken.elsewhere.remove(&key),
+                count => taken.elsewhere.insert(key, count),
+            };
         }
     }
 }
@@ -205,7 +210,7 @@ mod tests {
         assert_eq!(places.take_changed(), [], "nobody is told");
         assert!(places.share());
         assert_eq!(places.all(), [(1, 1)], "others are told of it as a whole");
-        places.set_elsewhere(HashMap::from([(1, 1), (2, 3)]));
+        places.set_elsewhere([(1, 1), (2, 3)]);
         let third = places.take(&1).expect("the third place");
         assert_eq!(places.take(&1).err(), Some(Full));
         assert_eq!(places.take(&2).err(), Some(Full), "all are taken elsewhere");
@@ -215,7 +220,7 @@ mod tests {
         assert_eq!(places.take_changed(), [(1, 0)], "both at once");
         places.put_back([1].into_iter());
         assert_eq!(places.take_changed(), [(1, 0)], "it could not be told");
-        places.set_elsewhere(HashMap::new());
+        places.set_elsewhere([(1, 0), (2, 0)]);
         let held: Vec<_> = (0..3).map(|_| places.take(&2).expect("a place")).collect();
         assert_eq!(held.len(), 3);
     }

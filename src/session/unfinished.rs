@@ -84,6 +84,12 @@ impl Unfinished {
         self.0.leaving_bytes.load(Relaxed) > self.0.bytes_max / LEAVING_SHARE
     }
 
+    /// The bytes of all holdings that have not been told to give way.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> isize {
+        self.0.bytes.load(Relaxed)
+    }
+
     /// An empty holding of this client.
     pub(super) fn hold(&self, holder: Arc<dyn Holder>) -> Holding {
         Holding { budget: self.clone(), holder, id: None, bytes: 0, rank: 0, gave_way: false }

@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use actix::prelude::{Actor, ActorContext, AsyncContext, StreamHandler};
+use actix::prelude::{Actor, ActorContext, AsyncContext, SpawnHandle, StreamHandler};
 use actix_http::ws;
 use actix_web_actors::ws::WebsocketContext;
 use bytes::{Bytes, BytesMut};
@@ -52,6 +52,8 @@ pub(super) struct WebSocket<C: HeldConversation> {
     driver: Driver<C>,
     /// The gate is shut while the inbox is full: then nothing is read.
     gate: Rc<Gate>,
+    /// The stream of the client's messages.
+    frames: SpawnHandle,
     /// Whether the broker works on an earlier message, so that further ones wait.
     is_held: bool,
     inbox: Option<Box<Inbox>>,
@@ -107,9 +109,9 @@ pub(super) fn start<T: SocketTransport, C: HeldConversation>(
     let silence_max = conversation.silence_max(worker.limits.idle_timeout);
     let body = WebsocketContext::with_factory(stream::empty(), move |ctx| {
         ctx.add_stream(NewsOf(outbox.clone()));
-        ctx.add_stream(frames);
+        let frames = ctx.add_stream(frames);
         let driver = Driver::enter(conversation, outbox, worker);
-        WebSocket { driver, gate, is_held: false, inbox: None }
+        WebSocket { driver, gate, frames, is_held: false, inbox: None }
     });
     Pump::new(socket, places, body).with_silence_max(silence_max)
 }
@@ -118,8 +120,10 @@ impl<C: HeldConversation> WebSocket<C> {
     /// Ends the actor; the pump learns of it from the outbox.
     fn stop(&mut self, ctx: &mut <Self as Actor>::Context) {
         self.driver.outbox().close();
-        // The last bytes may take long to write, and none of these messages is handled any more.
+        // The last bytes may take long to write, and none of these messages is handled any more, nor is one that
+        // is not complete.
         self.inbox = None;
+        ctx.cancel_future(self.frames);
         ctx.stop();
     }
 

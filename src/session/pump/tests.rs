@@ -255,6 +255,37 @@ async fn a_session_that_has_closed_gives_its_memory_up_before_any_other_has_to_e
 }
 
 #[actix_web::test]
+async fn a_session_that_has_closed_holds_no_unfinished_message_while_its_last_bytes_wait() {
+    const ECHO_BYTES: usize = 8_000;
+    let large =
+        SessionLimits { message_bytes_max: 10_000, unjoined_message_bytes_max: 10_000, ..limits() };
+    let unfinished = Unfinished::new(10_000);
+    let bench = Bench::sharing(unfinished.clone(), large);
+    // The echo fills the pipe to its client, so the close frame has to wait.
+    let mut client = bench.connect(4 + ECHO_BYTES);
+    let echoed = masked(Message::Text("x".repeat(ECHO_BYTES).into()));
+    client.near.write_all(&echoed).await.expect("it is read");
+    let mut fragment = masked(Message::Text("y".repeat(6_000).into()));
+    fragment[0] &= 0x7f;
+    client.near.write_all(&fragment).await.expect("it is read");
+    let until = async |is_so: &dyn Fn() -> bool| {
+        let waits = async {
+            while !is_so() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, waits).await.expect("in time");
+    };
+    until(&|| unfinished.held_bytes() >= 6_000).await;
+    client.near.write_all(&masked(Message::Close(None))).await.expect("it is read");
+    until(&|| client.outbox.is_closed()).await;
+    assert!(!client.pump.is_finished(), "the close frame waits");
+    assert_eq!(unfinished.held_bytes(), 0);
+    client.next_bytes(4 + ECHO_BYTES).await;
+    assert_eq!(client.rest().await.first(), Some(&0x88), "the close frame is still written");
+}
+
+#[actix_web::test]
 async fn an_outbox_holds_its_maximum_of_frames_though_some_are_measured_and_one_more_ends_it() {
     const FRAMES_MAX: usize = 8;
     let bench = Bench::new(SessionLimits { outbox_frames_max: FRAMES_MAX, ..limits() });

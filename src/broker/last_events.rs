@@ -245,15 +245,20 @@ impl LastEvents {
 
     /// Drops expired events, and all events of the apps for which `keeps` is false.
     pub(super) fn sweep(&self, now_ms: u64, keeps: impl Fn(AppId) -> bool) {
-        let ttl_ms = u64::try_from(self.limits.ttl.as_millis()).unwrap_or(u64::MAX);
-        let mut kept = self.kept.lock();
-        let apps: Vec<_> = kept.apps.keys().copied().collect();
+        let apps: Vec<_> = self.kept.lock().apps.keys().copied().collect();
+        // The lock is taken for each app separately, so that no publisher waits for all of them.
         for app in apps {
-            let keeps_app = keeps(app);
-            let is_over = |entry: &LastEntry| now_ms.saturating_sub(entry.at_ms) >= ttl_ms;
-            while kept.oldest(app).is_some_and(|oldest| !keeps_app || is_over(oldest)) {
-                kept.drop_oldest(app);
-            }
+            self.sweep_app(app, now_ms, keeps(app));
+        }
+    }
+
+    /// Drops the expired events of an app, or all of them unless `keeps_app`.
+    pub(super) fn sweep_app(&self, app: AppId, now_ms: u64, keeps_app: bool) {
+        let ttl_ms = u64::try_from(self.limits.ttl.as_millis()).unwrap_or(u64::MAX);
+        let is_over = |entry: &LastEntry| now_ms.saturating_sub(entry.at_ms) >= ttl_ms;
+        let mut kept = self.kept.lock();
+        while kept.oldest(app).is_some_and(|oldest| !keeps_app || is_over(oldest)) {
+            kept.drop_oldest(app);
         }
     }
 }

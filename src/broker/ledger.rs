@@ -79,6 +79,13 @@ impl RetentionLedger {
         self.0.last_events.sweep(now_ms, is_active);
     }
 
+    /// Drops the expired last events of an app, or all of them if the app does not exist or is inactive.
+    pub(super) fn review_last_events(&self, app: AppId, now_ms: u64) {
+        let apps = self.0.apps.load();
+        let is_active = apps.by_id(app).is_some_and(|app| app.settings.active);
+        self.0.last_events.sweep_app(app, now_ms, is_active);
+    }
+
     /// Returns whether the app exists.
     pub(super) fn has(&self, app: AppId) -> bool {
         self.0.apps.load().by_id(app).is_some()

@@ -5,7 +5,12 @@ use std::{
 };
 
 use super::{
-    super::{position::Epochs, publication::JsonObject, subscriber::ScopeKey, testing::key},
+    super::{
+        position::Epochs,
+        publication::JsonObject,
+        subscriber::ScopeKey,
+        testing::{Broker, key},
+    },
     *,
 };
 
@@ -248,4 +253,18 @@ fn forgotten_scopes_keep_nothing_and_the_others_everything() {
     let bytes: usize = kept.apps.values().map(|of_app| of_app.bytes).sum();
     assert_eq!((kept.apps.len(), kept.bytes), (1, bytes));
     assert!(bytes > 0);
+}
+
+#[actix_web::test]
+async fn a_review_of_an_app_looks_at_the_events_of_no_other_app() {
+    let broker = Broker::start_with(|limits| limits.last_events.ttl = Duration::ZERO);
+    let kept = broker.topics.directory().ledger().last_events();
+    for app in [1, 2] {
+        kept.note(&event(&key(app, "public"), "cache-x", "{}"), at(1), 0);
+    }
+    let apps = || kept.page(None, usize::MAX).iter().map(|told| told.key.app).collect::<Vec<_>>();
+    broker.topics.review(AppId(1));
+    assert_eq!(apps(), [2], "both events have expired");
+    broker.topics.review(AppId(2));
+    assert!(apps().is_empty());
 }

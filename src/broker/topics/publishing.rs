@@ -175,7 +175,7 @@ impl Topics {
     /// the directory of apps has the app as the change has left it.
     pub fn review(&self, app: AppId) {
         self.0.directory.review(app, now_ms());
-        self.0.directory.ledger().sweep_last_events(now_ms());
+        self.0.directory.ledger().review_last_events(app, now_ms());
         if !self.0.directory.ledger().has(app) {
             self.0.keys.forget_app(app);
         }

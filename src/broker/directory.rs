@@ -27,6 +27,10 @@ use super::{
 /// search for the oldest publications is spread over many publications.
 const SLACK_SHARE: usize = 16;
 
+/// All apps together, if they are over the server's bound, evict at least this fraction (1/64) of it, so that the
+/// cost of the search for the fullest apps is spread over many publications.
+pub(super) const SERVER_SLACK_SHARE: usize = 64;
+
 /// The error of an app that has subscribers in as many scopes as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooManyScopes;
@@ -278,19 +282,26 @@ impl Directory {
             app.shrink_to(limits.app_bytes_max - limits.app_bytes_max / SLACK_SHARE);
             exceeded = Some(Limit::HistoryAppBytes);
         }
-        while self.ledger.bytes() > limits.bytes_max {
-            exceeded = Some(Limit::HistoryBytes);
-            let fullest = streams.values().max_by_key(|app| app.account.bytes());
-            let Some(fullest) = fullest else { break };
-            let before = fullest.account.bytes();
+        if self.ledger.bytes() <= limits.bytes_max {
+            return exceeded;
+        }
+        let bytes = limits.bytes_max - limits.bytes_max / SERVER_SLACK_SHARE;
+        let mut fullest: BinaryHeap<_> =
+            streams.iter().map(|(app, of_app)| (of_app.account.bytes(), *app)).collect();
+        while self.ledger.bytes() > bytes {
+            let Some((_, app)) = fullest.pop() else { break };
+            let Some(of_app) = streams.get(&app) else { break };
+            let before = of_app.account.bytes();
             // The app evicts only a share of its own bytes, so that other apps with as many bytes evict some as
             // well.
-            fullest.shrink_to(before.saturating_sub((before / SLACK_SHARE).max(1)));
-            if fullest.account.bytes() >= before {
+            of_app.shrink_to(before.saturating_sub((before / SLACK_SHARE).max(1)));
+            let after = of_app.account.bytes();
+            if after >= before {
                 break;
             }
+            fullest.push((after, app));
         }
-        exceeded
+        Some(Limit::HistoryBytes)
     }
 
     /// The totals that all apps retain.

@@ -9,7 +9,11 @@
 //! of them. A node that could not read a part of the log drops the events of the scopes concerned: a newer
 //! event may have been in that part, and an older one must not pass for the last one.
 
-use std::{collections::HashMap, mem, time::Duration};
+use std::{
+    collections::{BinaryHeap, HashMap},
+    mem,
+    time::Duration,
+};
 
 use bytestring::ByteString;
 use hashlink::LinkedHashMap;
@@ -19,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{app::AppId, metrics::labels::Limit, settings::PusherSettings};
 
 use super::{
+    directory::SERVER_SLACK_SHARE,
     position::StreamPosition,
     publication::{Destination, EventName, JsonText, Payload, Publication, PublicationOrigin},
     reserved,
@@ -309,13 +314,19 @@ impl Kept {
             exceeded = Some(Limit::CacheAppBytes);
             self.drop_oldest(app);
         }
-        while self.bytes > limits.bytes_max {
-            exceeded = Some(Limit::CacheBytes);
-            let fullest = self.apps.iter().max_by_key(|(_, of_app)| of_app.bytes);
-            let Some(fullest) = fullest.map(|(app, _)| *app) else { break };
-            self.drop_oldest(fullest);
+        if self.bytes <= limits.bytes_max {
+            return exceeded;
         }
-        exceeded
+        let mut fullest: BinaryHeap<_> =
+            self.apps.iter().map(|(app, of_app)| (of_app.bytes, *app)).collect();
+        // A little more is dropped, so that not every further event makes all apps be looked at.
+        let bytes = limits.bytes_max - limits.bytes_max / SERVER_SLACK_SHARE;
+        while self.bytes > bytes {
+            let Some((_, app)) = fullest.pop() else { break };
+            self.drop_oldest(app);
+            fullest.extend(self.apps.get(&app).map(|of_app| (of_app.bytes, app)));
+        }
+        Some(Limit::CacheBytes)
     }
 
     fn forget(&mut self, is_gone: impl Fn(&ScopeKey) -> bool) {

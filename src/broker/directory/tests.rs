@@ -1,6 +1,9 @@
 //! Eviction over the scopes of one app.
 
-use crate::settings::HistorySettings;
+use crate::{
+    app::{App, AppDirectory, Slug, testing::app},
+    settings::HistorySettings,
+};
 
 use super::{
     super::{
@@ -78,4 +81,33 @@ async fn of_the_scopes_without_subscribers_the_one_that_was_used_last_stays() {
         let are_there = [&first, &second, &third].map(|key| directory.find(key).is_some());
         assert_eq!(are_there, [true, false, true], "{case}");
     }
+}
+
+#[test]
+fn a_publication_that_exceeds_the_servers_bound_makes_room_for_further_ones_of_all_apps() {
+    const APPS: i32 = 200;
+    const BYTES_MAX: usize = 512 * 1024;
+    let limits = HistorySettings { bytes_max: BYTES_MAX, app_bytes_max: BYTES_MAX, ..ROOMY };
+    let of_id = |id: i32| App {
+        id: AppId(id),
+        slug: Slug::parse(&format!("app-{id}")).expect("a slug"),
+        ..app(&format!("key-{id}"), &format!("secret-{id}"))
+    };
+    let all = AppDirectory::default();
+    all.replace((1..=APPS).map(of_id).collect());
+    let ledger = RetentionLedger::new(all, limits, LAST_EVENTS);
+    let directory = Directory::new(4, Numbering::own(), Backlog::new(1 << 20), ledger.clone());
+    let (mut full_since, mut evictions) = (None, 0);
+    for (nth, id) in (1..=APPS).cycle().take(40 * APPS as usize).enumerate() {
+        let before = ledger.bytes();
+        publish_in(&directory, publication(&key(id, "public"), "x", "msg"), NOW_MS + nth as u64);
+        if ledger.bytes() <= before {
+            full_since.get_or_insert(nth);
+            evictions += 1;
+        }
+    }
+    let published = 40 * APPS as usize - full_since.expect("the bound is reached");
+    // All apps are looked at each time.
+    assert!(evictions * 8 < published, "{evictions} times for {published} publications");
+    assert!(ledger.bytes() > BYTES_MAX - BYTES_MAX / 16, "little more than needed is evicted");
 }

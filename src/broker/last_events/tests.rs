@@ -268,3 +268,19 @@ async fn a_review_of_an_app_looks_at_the_events_of_no_other_app() {
     broker.topics.review(AppId(2));
     assert!(apps().is_empty());
 }
+
+#[test]
+fn an_event_that_exceeds_the_bound_of_all_apps_makes_room_for_further_ones() {
+    const APPS: i32 = 400;
+    let bytes_max = APPS as usize * (ENTRY_BYTES + 100);
+    let kept = LastEvents::new(LastEventLimits { bytes_max, app_bytes_max: bytes_max, ..LIMITS });
+    let mut exceeded = 0;
+    for (nth, app) in (0..APPS).cycle().take(10 * APPS as usize).enumerate() {
+        let of_app = key(app, "public");
+        let limit = kept.note(&event(&of_app, &format!("cache-{nth}"), "{}"), at(1), 0);
+        exceeded += usize::from(limit.is_some());
+    }
+    // All apps are looked at each time that the bound is exceeded.
+    assert!((1..10 * APPS as usize / 4).contains(&exceeded), "{exceeded}");
+    assert!(kept.kept.lock().bytes > bytes_max - bytes_max / 16, "it drops little more");
+}

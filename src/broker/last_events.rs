@@ -178,6 +178,8 @@ impl LastEvents {
         let mut apps: Vec<_> = kept.apps.iter().collect();
         apps.retain(|(app, _)| after.is_none_or(|after| app.0 >= after.app));
         apps.sort_unstable_by_key(|(app, _)| **app);
+        // More events than this have more than `bytes_max` bytes.
+        let events_max = bytes_max / ENTRY_BYTES + 1;
         let (mut told, mut bytes) = (Vec::new(), 0);
         for (app, of_app) in apps {
             let after = after.filter(|after| after.app == app.0);
@@ -185,6 +187,11 @@ impl LastEvents {
                 after.is_none_or(|after| (scope, channel) > (&after.scope, &after.channel))
             };
             let mut events: Vec<_> = of_app.events.iter().filter(is_after).collect();
+            if events.len() > events_max {
+                // The others are not sorted, because they are not on this page.
+                events.select_nth_unstable_by_key(events_max, |(key, _)| *key);
+                events.truncate(events_max);
+            }
             events.sort_unstable_by_key(|(key, _)| *key);
             for ((scope, channel), entry) in events {
                 bytes += entry.bytes;

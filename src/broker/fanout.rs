@@ -64,9 +64,9 @@ use pause::pause;
 use recovering::RecoveringJoin;
 use rounds::{FRAMES_PER_TURN, HandedOut, Task};
 use serving::Serving;
-use thread::BatchCounts;
 pub(super) use thread::FanoutAddr;
 pub use thread::ThreadFanout;
+use thread::{BatchCounts, JoiningSessions};
 
 /// The id of a fan-out and of its worker thread, unique among all nodes for the life of their processes. If a
 /// thread starts another fan-out after a panic, it gets a new id.
@@ -136,6 +136,8 @@ pub struct Fanout {
     serving: Serving,
     /// The writers of the sessions.
     writers: Rc<FrameWriters>,
+    /// The sessions with a join under way.
+    joining: Rc<JoiningSessions>,
     delivered_this_round: usize,
     /// The number of this round.
     round: u64,
@@ -184,6 +186,7 @@ impl Fanout {
             load_per_turn: Load { frames: FRAMES_PER_TURN, bytes: usize::MAX },
             serving: Serving::new(),
             writers: Rc::default(),
+            joining: Rc::default(),
             delivered_this_round: 0,
             round: 0,
             is_round_ending: false,

@@ -129,8 +129,6 @@ struct State {
     was_woken: bool,
     /// Whether the session is over, and takes no more items.
     is_closed: bool,
-    /// Whether a join is under way.
-    is_joining: bool,
 }
 
 /// The rarely needed state of an outbox.
@@ -522,21 +520,6 @@ impl Outbox {
     /// Notes the load that the session itself keeps for its client. It does not count towards the limit.
     pub fn keeps(&self, load: Load) {
         self.state.lock().beside(|aside| aside.kept = load);
-    }
-
-    /// Notes that a join is under way, until [`end_join`](Self::end_join).
-    pub fn begin_join(&self) {
-        self.state.lock().is_joining = true;
-    }
-
-    /// Notes that the join has been answered.
-    pub fn end_join(&self) {
-        self.state.lock().is_joining = false;
-    }
-
-    /// Returns whether a join of the session is under way, even if the fan-out has not received it yet.
-    pub(super) fn is_joining(&self) -> bool {
-        self.state.lock().is_joining
     }
 
     /// Notes that the session has left a subscription, and drops the subscription's waiting frames.

@@ -228,6 +228,7 @@ pub(super) struct Broker {
     pub(super) worker: WorkerId,
     pub(super) fanout: Addr<Fanout>,
     pub(super) writers: Rc<FrameWriters>,
+    pub(super) thread: ThreadFanout,
 }
 
 impl Broker {
@@ -259,8 +260,10 @@ impl Broker {
     }
 
     fn of(topics: Topics) -> Self {
-        let ThreadFanout { worker, addr: fanout, writers, .. } = topics.start_fanout();
-        Self { topics, worker, fanout, writers }
+        let thread = topics.start_fanout();
+        let (worker, fanout, writers) =
+            (thread.worker, thread.addr.clone(), thread.writers.clone());
+        Self { topics, worker, fanout, writers, thread }
     }
 
     /// The same broker with a second fan-out, as if this thread were another worker.

@@ -432,7 +432,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     });
     let user = subscription.user.clone();
     driver.joining = Some(Joining { id, is_new, user, timeout });
-    driver.outbox.begin_join();
+    driver.membership.fanout.begin_join(session);
     driver.membership.fanout.addr.do_send(Attach { session, id, subscription });
 }
 
@@ -446,7 +446,7 @@ fn joined<A: Carrier>(
     let driver = carrier.driver();
     // A late answer belongs to a join that was refused after its time, and given up.
     let Some(joining) = driver.joining.take_if(|joining| joining.id == id) else { return };
-    driver.outbox.end_join();
+    driver.membership.fanout.end_join(driver.membership.session);
     if let Some(timeout) = joining.timeout {
         ctx.cancel_future(timeout);
     }

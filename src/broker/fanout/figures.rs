@@ -42,6 +42,12 @@ impl Fanout {
         })
     }
 
+    /// The sessions of this thread that have joined anything of an app, or belong to it as a whole.
+    pub(super) fn present_in(&self, app: AppId) -> impl Iterator<Item = &Present> {
+        let sessions = self.by_app.get(&app).into_iter().flatten();
+        sessions.filter_map(|session| self.sessions.get(session))
+    }
+
     /// The number of sessions of this thread that have joined anything of an app, or belong to it as a whole.
     pub(in crate::broker) fn sessions_of_app(&self, app: AppId) -> usize {
         self.by_app.get(&app).map_or(0, BTreeSet::len)

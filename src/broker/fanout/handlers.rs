@@ -153,10 +153,12 @@ impl Handler<AppChanged> for Fanout {
 
     fn handle(&mut self, AppChanged(app): AppChanged, ctx: &mut Self::Context) {
         self.in_order(app, ctx, move |fanout, _| {
-            fanout.delivered_this_round += fanout.sessions.len();
-            for present in fanout.sessions.values().filter(|present| present.is_of(app)) {
+            let mut visited = 0;
+            for present in fanout.present_in(app) {
                 present.outbox.tell(News::AppChanged(app));
+                visited += 1;
             }
+            fanout.delivered_this_round += visited;
         });
     }
 }
@@ -183,21 +185,28 @@ impl Handler<Interrupt> for Fanout {
 
     fn handle(&mut self, Interrupt { key, begin }: Interrupt, ctx: &mut Self::Context) {
         self.in_order(key.app, ctx, move |fanout, _| {
-            let listeners = fanout.scopes.get_mut(&key);
-            if !listeners.is_some_and(|listeners| listeners.interrupt(begin)) {
+            let Some(listeners) = fanout.scopes.get_mut(&key) else { return };
+            if !listeners.interrupt(begin) {
                 return;
             }
-            fanout.delivered_this_round += fanout.sessions.len();
-            for Present { outbox, places, .. } in fanout.sessions.values() {
-                let mut concerned: Vec<_> =
-                    places.iter().filter(|place| place.key == key).cloned().collect();
-                // All members of a place share its memory, also under several names.
-                concerned.sort_unstable_by_key(Arc::as_ptr);
-                concerned.dedup_by_key(|place| Arc::as_ptr(place));
-                if !concerned.is_empty() {
-                    outbox.tell(News::Interrupted(concerned));
+            let mut concerned: FxHashMap<SessionId, (&Arc<Outbox>, Vec<Arc<Place>>)> =
+                FxHashMap::default();
+            let mut visited = 0;
+            for group in listeners.whole.iter().chain(listeners.channels.values()) {
+                for outbox in group.outboxes() {
+                    visited += 1;
+                    let of_session = concerned.entry(outbox.session());
+                    let (_, places) = of_session.or_insert_with(|| (outbox, Vec::new()));
+                    // A session may have joined a place under several names.
+                    if !places.last().is_some_and(|last| Arc::ptr_eq(last, group.place())) {
+                        places.push(group.place().clone());
+                    }
                 }
             }
+            for (outbox, places) in concerned.into_values() {
+                outbox.tell(News::Interrupted(places));
+            }
+            fanout.delivered_this_round += visited;
         });
     }
 }
@@ -209,16 +218,27 @@ impl Handler<EndJoins> for Fanout {
     /// still be on its way to this fan-out.
     fn handle(&mut self, EndJoins(disconnection): EndJoins, ctx: &mut Self::Context) {
         self.in_order(disconnection.joins.app(), ctx, move |fanout, _| {
-            fanout.delivered_this_round += fanout.sessions.len();
-            let joins = &disconnection.joins;
-            for Present { outbox, places, about } in fanout.sessions.values() {
-                if outbox.is_joining()
-                    || about.app() == Some(joins.app())
+            let (joins, app) = (&disconnection.joins, disconnection.joins.app());
+            let mut visited = 0;
+            let joining = fanout.joining.borrow();
+            let of_app = fanout.by_app.get(&app);
+            let is_elsewhere =
+                |session: &&SessionId| of_app.is_none_or(|all| !all.contains(session));
+            let of_app_sessions = of_app.into_iter().flatten();
+            for session in of_app_sessions.chain(joining.iter().filter(is_elsewhere)) {
+                visited += 1;
+                let Some(Present { outbox, places, about }) = fanout.sessions.get(session) else {
+                    continue;
+                };
+                if joining.contains(session)
+                    || about.app() == Some(app)
                     || places.iter().any(|place| joins.may_concern(place))
                 {
                     outbox.tell(News::Disconnect(disconnection.clone()));
                 }
             }
+            drop(joining);
+            fanout.delivered_this_round += visited;
         });
     }
 }

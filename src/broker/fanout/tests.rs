@@ -151,9 +151,8 @@ async fn a_thread_awaits_what_its_fan_out_was_sent_and_has_yet_to_begin_and_noth
     let (broker, scope, elsewhere) = (Broker::start(), key(1, "public"), key(2, "public"));
     let mut neighbour = broker.session(2).await;
     broker.join(&neighbour, whole(&elsewhere)).await.expect("a place");
-    let thread = broker.topics.start_fanout();
-    let (worker, fanout, writers) = (thread.worker, thread.addr.clone(), thread.writers.clone());
-    let there = Broker { topics: broker.topics.clone(), worker, fanout, writers };
+    let there = broker.another_thread();
+    let thread = &there.thread;
     let mut probe = there.session(1).await;
     there.join(&probe, whole(&scope)).await.expect("a place");
     assert!(!thread.awaits_more(), "nothing was published");
@@ -437,7 +436,7 @@ async fn a_session_that_may_have_a_join_to_end_is_told_once_also_one_about_to_jo
             broker.join(&probe, place).await.expect("a place");
         }
         if id == 6 {
-            probe.outbox.begin_join();
+            broker.thread.begin_join(probe.session);
         }
         probes.push(probe);
     }
@@ -460,6 +459,62 @@ async fn a_session_that_may_have_a_join_to_end_is_told_once_also_one_about_to_jo
             assert_eq!(probe.next().await, "silent", "{:?} {disconnect:?}", probe.session);
         }
     }
+}
+
+/// Asks for the work of this round so far, in deliveries.
+#[derive(Message)]
+#[rtype(result = "usize")]
+struct WorkOfRound;
+
+impl Handler<WorkOfRound> for Fanout {
+    type Result = usize;
+
+    fn handle(&mut self, _: WorkOfRound, _: &mut Self::Context) -> usize {
+        self.delivered_this_round
+    }
+}
+
+#[actix_web::test]
+async fn a_disconnect_and_a_change_of_an_app_and_a_gap_visit_only_the_sessions_concerned() {
+    // Each of the three messages costs as much as 16 deliveries.
+    const ACTS: usize = 3 * 16;
+    let broker = Broker::start();
+    let (quiet, busy) = (key(1, "private"), key(2, "public"));
+    let mut others = Vec::new();
+    for id in 1..=300 {
+        let probe = broker.roomy_session(id).await;
+        broker.join(&probe, whole(&busy)).await.expect("a place");
+        others.push(probe);
+    }
+    let work = async |head| {
+        let begin = Beginning { head, interruptions: 1 };
+        let disconnect = Disconnect::Place(channel(&quiet, "room"));
+        let before = broker.fanout.send(WorkOfRound);
+        broker.fanout.do_send(EndJoins(Disconnection::new(disconnect).into()));
+        broker.fanout.do_send(AppChanged(quiet.app));
+        broker.fanout.do_send(Interrupt { key: quiet.clone(), begin });
+        let (before, after) = tokio::join!(before, broker.fanout.send(WorkOfRound));
+        after.expect("a fan-out") - before.expect("a fan-out")
+    };
+    let head = broker.head(&busy).expect("a stream");
+    assert_eq!(work(head).await, ACTS, "the app has no session");
+    broker.thread.begin_join(SessionId(1));
+    assert_eq!(work(head).await, ACTS + 1, "one session may be about to join");
+    broker.join(&others[0], channel(&quiet, "room")).await.expect("a place");
+    broker.join(&others[1], whole(&quiet)).await.expect("a place");
+    let head = broker.head(&quiet).expect("a stream");
+    assert_eq!(work(head).await, ACTS + 3 * 2);
+    broker.thread.end_join(SessionId(1));
+    assert!(others[2].has_heard_nothing());
+}
+
+#[actix_web::test]
+async fn a_session_that_leaves_amid_a_join_is_not_kept_among_those_that_join() {
+    let broker = Broker::start();
+    let probe = broker.session(1).await;
+    broker.thread.begin_join(probe.session);
+    broker.fanout.send(Leave(probe.session)).await.expect("a fan-out");
+    assert!(broker.thread.joining.borrow().is_empty());
 }
 
 #[actix_web::test]

@@ -1,7 +1,7 @@
 //! The ways to reach the fan-out of a thread: that of the thread itself, and that of the streams.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::{
         Arc,
@@ -10,10 +10,12 @@ use std::{
 };
 
 use actix::prelude::*;
+use rustc_hash::FxHashSet;
 
 use super::{
     super::{
         placed::Batch,
+        subscriber::SessionId,
         topics::Topics,
         writers::{FrameWriter, FrameWriters, WriterPlace},
     },
@@ -30,12 +32,29 @@ pub struct ThreadFanout {
     batches: BatchCounts,
     /// The writers of the thread's sessions.
     pub(in crate::broker) writers: Rc<FrameWriters>,
+    /// The sessions with a join under way.
+    pub(in crate::broker) joining: Rc<JoiningSessions>,
 }
+
+/// The sessions of a thread with a join under way, from before its [`Attach`](super::Attach) is sent until it is
+/// answered.
+pub(in crate::broker) type JoiningSessions = RefCell<FxHashSet<SessionId>>;
 
 impl ThreadFanout {
     /// Adds the writer of a session of this thread until the returned value is dropped.
     pub fn add_writer(&self, writer: Rc<dyn FrameWriter>) -> WriterPlace {
         self.writers.add(writer)
+    }
+
+    /// Notes that a join of a session of this thread is under way, until [`end_join`](Self::end_join) or until the
+    /// session leaves.
+    pub fn begin_join(&self, session: SessionId) {
+        self.joining.borrow_mut().insert(session);
+    }
+
+    /// Notes that the join of a session has been answered.
+    pub fn end_join(&self, session: SessionId) {
+        self.joining.borrow_mut().remove(&session);
     }
 
     /// Returns whether batches are on their way to the fan-out, or wait there.
@@ -100,7 +119,8 @@ impl Fanout {
         topics: Topics,
     ) -> ThreadFanout {
         let fanout = Self::new(worker, topics);
-        let (batches, writers) = (fanout.batches.clone(), fanout.writers.clone());
-        ThreadFanout { worker, addr: fanout.start(), batches, writers }
+        let Self { batches, writers, joining, .. } = &fanout;
+        let (batches, writers, joining) = (batches.clone(), writers.clone(), joining.clone());
+        ThreadFanout { worker, addr: fanout.start(), batches, writers, joining }
     }
 }

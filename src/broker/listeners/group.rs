@@ -242,6 +242,14 @@ impl Group {
         Some(TakenIn { topic, format, attached, wanted })
     }
 
+    /// The outboxes of the members and of the sessions that wait for the tracker's answer. One session may have
+    /// several names for the place, and is then listed for each of them.
+    pub(in crate::broker) fn outboxes(&self) -> impl Iterator<Item = &Arc<Outbox>> {
+        let members = self.namings().flat_map(|naming| naming.members.values());
+        let members = members.chain(self.entering.values().map(|entering| &entering.member));
+        members.map(|member| &member.outbox)
+    }
+
     /// The sessions that are tracked, or about to be.
     pub(in crate::broker) fn tracked(&self) -> impl Iterator<Item = &Outbox> {
         let members = self.namings().flat_map(|naming| naming.members.values());

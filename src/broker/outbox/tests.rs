@@ -239,10 +239,6 @@ fn a_wake_up_without_a_frame_is_told_apart() {
 #[test]
 fn the_answer_to_a_join_has_its_place_among_the_frames() {
     let outbox = outbox(5, 100);
-    assert!(!outbox.is_joining());
-    outbox.begin_join();
-    assert!(outbox.is_joining());
-    assert!(outbox.state.lock().aside.is_none(), "a join takes no memory of its own");
     outbox.deliver(&frame("earlier"), ONE, None);
     outbox.answer(ONE, Ok(joined("m")));
     outbox.deliver(&frame("later"), ONE, None);
@@ -251,8 +247,6 @@ fn the_answer_to_a_join_has_its_place_among_the_frames() {
     assert_eq!(outbox.load(), Load { frames: 5, bytes: 18 });
     let refused = "News(Joined(SubscriptionId(2), Err(TooManyScopes)))";
     assert_eq!(all(&outbox), ["earlier", "joined 1: m", "later", "other", refused]);
-    outbox.end_join();
-    assert!(!outbox.is_joining());
 }
 
 #[test]

@@ -33,7 +33,7 @@ use crate::{
         seed,
         store::{AppStore, MissingFile, StoreError},
     },
-    broker::{Topics, fanout::Fanout, node::NodeId, topics::TopicLimits},
+    broker::{Topics, fanout::Fanout, node::NodeId, topics::TopicLimits, users::ONLINE_INTERVAL},
     engine::{Engine, EngineError, EngineState},
     http::{
         self, Services,
@@ -371,6 +371,7 @@ impl Parts {
             presence_members_max: limits.presence_members_max,
             idempotency_keys_max: limits.idempotency_keys_max,
             presence_interval: settings.socket.presence_interval,
+            online_interval: ONLINE_INTERVAL,
             wait_max: settings.socket.topic_timeout,
             history: settings.history.clone(),
             last_events: (&settings.pusher).into(),

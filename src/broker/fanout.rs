@@ -52,12 +52,13 @@ use super::{
     topics::Topics,
     tracker::{EnterChannel, FanoutLost, Untrack},
     turns::Turns,
+    users::OnlineChange,
     writers::FrameWriters,
 };
 use delivering::Course;
 pub(super) use messages::{
     Announce, Dispatch, EndAll, EndJoins, EndSome, EndedSessions, Entered, Interrupt, PlaceLost,
-    TellCount, TrackerLost,
+    TellCount, TellOnline, TrackerLost, Watch,
 };
 pub use messages::{Attach, Confirm, Detach, Enter, Leave, Relieve};
 use pause::pause;
@@ -67,6 +68,7 @@ use serving::Serving;
 pub(super) use thread::FanoutAddr;
 pub use thread::ThreadFanout;
 use thread::{BatchCounts, JoiningSessions};
+use watching::Watchlists;
 
 /// The id of a fan-out and of its worker thread, unique among all nodes for the life of their processes. If a
 /// thread starts another fan-out after a panic, it gets a new id.
@@ -138,6 +140,7 @@ pub struct Fanout {
     writers: Rc<FrameWriters>,
     /// The sessions with a join under way.
     joining: Rc<JoiningSessions>,
+    watchlists: Watchlists,
     delivered_this_round: usize,
     /// The number of this round.
     round: u64,
@@ -187,6 +190,7 @@ impl Fanout {
             serving: Serving::new(),
             writers: Rc::default(),
             joining: Rc::default(),
+            watchlists: Watchlists::default(),
             delivered_this_round: 0,
             round: 0,
             is_round_ending: false,
@@ -277,6 +281,7 @@ mod recovering;
 mod rounds;
 mod serving;
 mod thread;
+mod watching;
 
 #[cfg(test)]
 mod tests;

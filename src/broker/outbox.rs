@@ -155,7 +155,7 @@ struct PendingReplay {
 
 struct OutboxEntry {
     what: Waiting,
-    /// The subscription of a frame; `None` for news.
+    /// The subscription of a frame; `None` for news, and for a frame that belongs to no subscription.
     of: Option<SubscriptionId>,
 }
 
@@ -359,6 +359,13 @@ impl Outbox {
             frame => frame.size_bytes(),
         };
         self.queue(bytes, Some(to), what, |_| on_idle())
+    }
+
+    /// Queues a frame that belongs to no subscription. If the session has to be woken for it, `on_idle` is called
+    /// instead. Returns `false` if the session cannot take it, and is ended.
+    pub(super) fn deliver_to_session(&self, frame: &Frame, on_idle: impl FnOnce()) -> bool {
+        let what = || Waiting::Frame(frame.clone(), None);
+        self.queue(|_| frame.size_bytes(), None, what, |_| on_idle())
     }
 
     /// Queues the frames of an announcement like [`deliver_with`](Self::deliver_with).

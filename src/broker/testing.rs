@@ -214,6 +214,7 @@ fn limits_with(change: impl FnOnce(&mut TopicLimits)) -> TopicLimits {
         presence_members_max: 4,
         idempotency_keys_max: 4,
         presence_interval: Duration::from_millis(5),
+        online_interval: Duration::ZERO,
         wait_max: DEADLINE,
         history: HISTORY_OFF,
         last_events: LAST_EVENTS,
@@ -495,7 +496,6 @@ async fn take_all(
                 };
                 format!("interrupted: {}", places.iter().map(channel).collect::<Vec<_>>().join(" "))
             }
-            ToSession::News(News::Online(change)) => format!("{change:?}"),
             ToSession::News(News::Confirmed) => "confirmed".to_owned(),
             ToSession::News(News::Silent) => "silent".to_owned(),
             ToSession::News(News::End(ending)) => format!("end: {ending:?}"),

@@ -103,6 +103,8 @@ pub struct TopicLimits {
     /// The time for which a channel's changes of members are gathered before they are announced
     /// together.
     pub presence_interval: Duration,
+    /// The shortest time between two changes of a user that its watchers are told of.
+    pub online_interval: Duration,
     /// The most idempotency keys that are remembered of an app's web application, and as many of the app's
     /// visitors.
     pub idempotency_keys_max: usize,

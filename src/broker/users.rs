@@ -7,12 +7,14 @@
 //! The nodes of a cluster tell each other which users come online and go offline there.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, btree_map},
+    collections::{BTreeMap, HashSet, btree_map},
     mem,
     ops::Bound,
     sync::Arc,
+    time::Duration,
 };
 
+use actix::Addr;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -20,20 +22,32 @@ use tokio::sync::Notify;
 use crate::app::AppId;
 
 use super::{
+    fanout::{Fanout, TellOnline, ThreadFanout, Watch, WorkerId},
     other_nodes::{KeyChange, OtherNodes},
-    outbox::{News, Outbox},
-    subscriber::SessionId,
+    subscriber::{Frame, SessionId},
 };
 
+/// The shortest time between two changes of a user that its watchers are told of. Without it, a user that comes and
+/// goes all the time would cost as many frames each time as it has watchers.
+pub const ONLINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Encodes a change for the sessions that watch the users.
+pub type EncodeOnline = fn(&OnlineChange) -> Frame;
+
+/// The users that a session watches, each once.
+pub type WatchedUsers = Arc<[Box<str>]>;
+
 /// A session that is signed in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SignedIn {
     /// The app.
     pub app: AppId,
     /// The user.
     pub user: Box<str>,
-    /// The users that the session watches, each once.
-    pub watched: Vec<Box<str>>,
+    /// The users that the session watches.
+    pub watched: WatchedUsers,
+    /// The encoding of what the session is told of them.
+    pub encode: EncodeOnline,
 }
 
 /// The watched users that have come online or gone offline.
@@ -47,7 +61,8 @@ pub struct OnlineChange {
 
 /// The users of all apps that are signed in or watched.
 ///
-/// One lock guards all users. It is held while the watchers of one user are told, which never waits.
+/// One lock guards all users. It is held while a change is passed to the threads on which the user is watched. The
+/// fan-out of each thread knows the watchers there, and tells them in the turn of their app.
 #[derive(Default)]
 pub struct Users {
     all: Mutex<AllUsers>,
@@ -92,7 +107,14 @@ struct UserSessions {
     sessions: usize,
     /// The number of other nodes on which the user is online.
     elsewhere: usize,
-    watchers: HashMap<SessionId, Arc<Outbox>>,
+    watching: Vec<WatchingThread>,
+}
+
+/// A thread with sessions that watch a user.
+struct WatchingThread {
+    worker: WorkerId,
+    fanout: Addr<Fanout>,
+    sessions: usize,
 }
 
 impl UserSessions {
@@ -100,26 +122,47 @@ impl UserSessions {
         self.sessions > 0 || self.elsewhere > 0
     }
 
-    /// Tells the watchers whether the user is online.
-    fn tell(&self, user: &str) {
-        if self.watchers.is_empty() {
+    /// Has the watchers told whether the user is online.
+    fn tell(&self, app: AppId, user: &str) {
+        if self.watching.is_empty() {
             return;
         }
-        let (mut online, mut offline) = (Vec::new(), Vec::new());
-        let named = if self.is_online() { &mut online } else { &mut offline };
-        named.push(user.into());
-        let change = Arc::new(OnlineChange { online, offline });
-        for outbox in self.watchers.values() {
-            outbox.tell(News::Online(change.clone()));
+        let (user, change) = (Arc::<str>::from(user), Some(self.is_online()));
+        for thread in &self.watching {
+            thread.fanout.do_send(TellOnline { app, user: user.clone(), change });
         }
+    }
+
+    /// Notes that one more session of a thread watches the user.
+    fn add_watcher(&mut self, thread: &ThreadFanout) {
+        if let Some(known) = self.watching.iter_mut().find(|known| known.worker == thread.worker) {
+            known.sessions += 1;
+        } else {
+            let (worker, fanout) = (thread.worker, thread.addr.clone());
+            self.watching.push(WatchingThread { worker, fanout, sessions: 1 });
+        }
+    }
+
+    /// Notes that one session less of a thread watches the user.
+    fn remove_watcher(&mut self, worker: WorkerId) {
+        self.watching.retain_mut(|thread| {
+            thread.sessions -= usize::from(thread.worker == worker);
+            thread.sessions > 0
+        });
     }
 }
 
 impl Users {
-    /// Signs a session in, and tells it which of the users that it watches are online. `before` is its previous
-    /// sign-in, which must be as the same user; watchers are not told of a repeated sign-in.
-    pub fn sign_in(&self, outbox: &Arc<Outbox>, signed_in: &SignedIn, before: Option<&SignedIn>) {
-        let SignedIn { app, user, watched } = signed_in;
+    /// Signs a session of a thread in, and has it told which of the users that it watches are online. `before` is its
+    /// previous sign-in, which must be as the same user; watchers are not told of a repeated sign-in.
+    pub fn sign_in(
+        &self,
+        thread: &ThreadFanout,
+        session: SessionId,
+        signed_in: &SignedIn,
+        before: Option<&SignedIn>,
+    ) {
+        let SignedIn { app, user, watched, encode } = signed_in;
         let mut all = self.all.lock();
         let AllUsers { apps, changed, .. } = &mut *all;
         let users = apps.entry(*app).or_default();
@@ -132,37 +175,38 @@ impl Users {
                     self.note_changed(changed, *app, user);
                 }
                 if !was_online {
-                    of.tell(user);
+                    of.tell(*app, user);
                 }
             }
-            Some(before) => stop_watching(users, before, outbox.session()),
+            Some(before) => stop_watching(users, before, thread.worker),
         }
-        let mut seen = OnlineChange::default();
-        for user in watched {
+        let mut are_online = Vec::with_capacity(watched.len());
+        for user in &**watched {
             let of = users.entry(user.clone()).or_default();
-            of.watchers.insert(outbox.session(), outbox.clone());
-            let named = if of.is_online() { &mut seen.online } else { &mut seen.offline };
-            named.push(user.clone());
+            of.add_watcher(thread);
+            are_online.push(of.is_online());
         }
-        if !watched.is_empty() {
-            outbox.tell(News::Online(seen.into()));
+        if !watched.is_empty() || before.is_some_and(|before| !before.watched.is_empty()) {
+            let (app, watched, encode) = (*app, watched.clone(), *encode);
+            // It is sent under the lock, so that the fan-out gets it in order with the changes of these users.
+            thread.addr.do_send(Watch { session, app, watched, are_online, encode });
         }
     }
 
-    /// Signs a session out, because it is over.
-    pub fn sign_out(&self, session: SessionId, signed_in: &SignedIn) {
+    /// Signs a session of a thread out, because it is over. The fan-out forgets its watchlist when the session leaves.
+    pub fn sign_out(&self, worker: WorkerId, signed_in: &SignedIn) {
         let SignedIn { app, user, .. } = signed_in;
         let mut all = self.all.lock();
         let AllUsers { apps, changed, .. } = &mut *all;
         let Some(users) = apps.get_mut(app) else { return };
-        stop_watching(users, signed_in, session);
+        stop_watching(users, signed_in, worker);
         if let btree_map::Entry::Occupied(mut of) = users.entry(user.clone()) {
             of.get_mut().sessions = of.get().sessions.saturating_sub(1);
             if of.get().sessions == 0 {
                 self.note_changed(changed, *app, user);
             }
             if !of.get().is_online() {
-                of.get().tell(user);
+                of.get().tell(*app, user);
                 forget_if_unknown(of);
             }
         }
@@ -254,7 +298,7 @@ impl AllUsers {
             false => of.elsewhere.saturating_sub(1),
         };
         if of.is_online() != was_online {
-            of.tell(&user);
+            of.tell(AppId(app), &user);
         }
         if let btree_map::Entry::Occupied(of) = users.entry(user) {
             forget_if_unknown(of);
@@ -272,11 +316,11 @@ impl AllUsers {
 fn stop_watching(
     users: &mut BTreeMap<Box<str>, UserSessions>,
     signed_in: &SignedIn,
-    session: SessionId,
+    worker: WorkerId,
 ) {
-    for user in &signed_in.watched {
+    for user in &*signed_in.watched {
         if let btree_map::Entry::Occupied(mut of) = users.entry(user.clone()) {
-            of.get_mut().watchers.remove(&session);
+            of.get_mut().remove_watcher(worker);
             forget_if_unknown(of);
         }
     }
@@ -284,128 +328,162 @@ fn stop_watching(
 
 /// Removes a user that has no sessions and no watchers.
 fn forget_if_unknown(user: btree_map::OccupiedEntry<'_, Box<str>, UserSessions>) {
-    if !user.get().is_online() && user.get().watchers.is_empty() {
+    if !user.get().is_online() && user.get().watching.is_empty() {
         user.remove();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::{
         super::{
+            count::CountAll,
             node::NodeId,
-            outbox::{Load, ToSession},
+            outbox::ToSession,
+            testing::{Broker, DEADLINE, Probe},
         },
         *,
     };
 
     const APP: AppId = AppId(1);
 
-    fn outbox(session: u64) -> Arc<Outbox> {
-        Outbox::new(SessionId(session), Load { frames: 100, bytes: 1_000 })
-    }
-
     fn signed_in(app: AppId, user: &str, watched: &[&str]) -> SignedIn {
         let watched = watched.iter().map(|user| (*user).into()).collect();
-        SignedIn { app, user: user.into(), watched }
+        SignedIn { app, user: user.into(), watched, encode: spell }
     }
 
-    /// All that a session was told: `+` and the users that are online, `-` and those that are not.
-    fn told(outbox: &Outbox) -> Vec<String> {
-        let mut told = Vec::new();
-        while let Some(ToSession::News(News::Online(change))) = outbox.take() {
-            let OnlineChange { online, offline } = &*change;
-            told.push(format!("+{} -{}", online.join(","), offline.join(",")));
+    /// `+` and the users that are online, `-` and those that are not.
+    fn spell(OnlineChange { online, offline }: &OnlineChange) -> Frame {
+        Frame::Text(format!("+{} -{}", online.join(","), offline.join(",")).into())
+    }
+
+    /// All users, and sessions of one thread.
+    struct Bench {
+        users: Users,
+        broker: Broker,
+    }
+
+    impl Bench {
+        fn start() -> Self {
+            Self { users: Users::default(), broker: Broker::start() }
         }
-        told
+
+        async fn session(&self, id: u64) -> Probe {
+            self.broker.stuck_session(id, 100).await
+        }
+
+        fn sign_in(&self, probe: &Probe, signed_in: &SignedIn, before: Option<&SignedIn>) {
+            self.users.sign_in(&self.broker.thread, probe.session, signed_in, before);
+        }
+
+        fn sign_out(&self, signed_in: &SignedIn) {
+            self.users.sign_out(self.broker.worker, signed_in);
+        }
+
+        /// All that a session was told.
+        async fn told(&self, probe: &Probe) -> Vec<String> {
+            // The fan-out answers this after it has handled the changes.
+            self.broker.topics.fanouts().ask(CountAll, DEADLINE).await;
+            let mut told = Vec::new();
+            while let Some(ToSession::Frame(Frame::Text(text), _)) = probe.outbox.take() {
+                told.push(text.to_string());
+            }
+            told
+        }
     }
 
-    #[test]
-    fn watchers_are_told_the_present_state_and_then_its_changes() {
-        let users = Users::default();
-        let (watcher, first, second) = (outbox(1), outbox(2), outbox(3));
+    #[actix_web::test]
+    async fn watchers_are_told_the_present_state_and_then_its_changes() {
+        let bench = Bench::start();
+        let (watcher, first) = (bench.session(1).await, bench.session(2).await);
+        let second = bench.session(3).await;
         let (u2, u3) = (signed_in(APP, "u2", &[]), signed_in(APP, "u3", &[]));
-        users.sign_in(&first, &u2, None);
-        users.sign_in(&watcher, &signed_in(APP, "u1", &["u2", "u3", "u1"]), None);
-        assert_eq!(told(&watcher), ["+u2,u1 -u3"]);
-        users.sign_in(&first, &u3, None);
-        users.sign_in(&second, &u3, None);
+        bench.sign_in(&first, &u2, None);
+        bench.sign_in(&watcher, &signed_in(APP, "u1", &["u2", "u3", "u1"]), None);
+        assert_eq!(bench.told(&watcher).await, ["+u2,u1 -u3"]);
+        bench.sign_in(&first, &u3, None);
+        bench.sign_in(&second, &u3, None);
         // Another app's user of the same name is another user.
-        users.sign_in(&second, &signed_in(AppId(2), "u2", &[]), None);
-        users.sign_out(SessionId(3), &signed_in(AppId(2), "u2", &[]));
-        assert_eq!(told(&watcher), ["+u3 -"]);
-        users.sign_out(SessionId(2), &u3);
-        assert!(told(&watcher).is_empty(), "a session is left");
-        users.sign_out(SessionId(3), &u3);
-        users.sign_out(SessionId(2), &u2);
-        assert_eq!(told(&watcher), ["+ -u3", "+ -u2"]);
-        assert!(told(&first).is_empty() && told(&second).is_empty(), "they watch nobody");
+        bench.sign_in(&second, &signed_in(AppId(2), "u2", &[]), None);
+        bench.sign_out(&signed_in(AppId(2), "u2", &[]));
+        assert_eq!(bench.told(&watcher).await, ["+u3 -"]);
+        bench.sign_out(&u3);
+        assert!(bench.told(&watcher).await.is_empty(), "a session is left");
+        bench.sign_out(&u3);
+        bench.sign_out(&u2);
+        assert_eq!(bench.told(&watcher).await, ["+ -u3", "+ -u2"]);
+        for probe in [&first, &second] {
+            assert!(bench.told(probe).await.is_empty(), "it watches nobody");
+        }
     }
 
-    #[test]
-    fn a_session_that_signs_in_again_watches_the_users_that_it_names_then() {
-        let users = Users::default();
-        let (watcher, other) = (outbox(1), outbox(2));
+    #[actix_web::test]
+    async fn a_session_that_signs_in_again_watches_the_users_that_it_names_then() {
+        let bench = Bench::start();
+        let (watcher, other) = (bench.session(1).await, bench.session(2).await);
         let (before, after) = (signed_in(APP, "u1", &["a", "b"]), signed_in(APP, "u1", &["b"]));
         let sees_u1 = signed_in(APP, "u9", &["u1"]);
-        users.sign_in(&other, &sees_u1, None);
-        users.sign_in(&watcher, &before, None);
-        users.sign_in(&watcher, &after, Some(&before));
-        assert_eq!(told(&watcher), ["+ -a,b", "+ -b"]);
-        assert_eq!(told(&other), ["+ -u1", "+u1 -"], "u1 was never away");
+        bench.sign_in(&other, &sees_u1, None);
+        bench.sign_in(&watcher, &before, None);
+        bench.sign_in(&watcher, &after, Some(&before));
+        assert_eq!(bench.told(&watcher).await, ["+ -a,b", "+ -b"]);
+        assert_eq!(bench.told(&other).await, ["+ -u1", "+u1 -"], "u1 was never away");
         for user in ["a", "b"] {
-            users.sign_in(&other, &signed_in(APP, user, &[]), None);
+            bench.sign_in(&other, &signed_in(APP, user, &[]), None);
         }
-        assert_eq!(told(&watcher), ["+b -"]);
-        users.sign_out(SessionId(1), &after);
+        assert_eq!(bench.told(&watcher).await, ["+b -"]);
+        bench.sign_out(&after);
         for user in ["a", "b"] {
-            users.sign_out(SessionId(2), &signed_in(APP, user, &[]));
+            bench.sign_out(&signed_in(APP, user, &[]));
         }
-        users.sign_out(SessionId(2), &sees_u1);
-        assert!(users.all.lock().apps.is_empty(), "nobody is signed in, and nobody is remembered");
+        bench.sign_out(&sees_u1);
+        assert!(
+            bench.users.all.lock().apps.is_empty(),
+            "nobody is signed in, and nobody is remembered"
+        );
     }
 
-    #[test]
-    fn a_user_is_online_while_it_is_signed_in_on_any_node() {
-        let users = Users::default();
-        let (watcher, here) = (outbox(1), outbox(2));
+    #[actix_web::test]
+    async fn a_user_is_online_while_it_is_signed_in_on_any_node() {
+        let bench = Bench::start();
+        let (watcher, here) = (bench.session(1).await, bench.session(2).await);
         let (u1, u2) = (signed_in(APP, "u1", &["u2", "u3"]), signed_in(APP, "u2", &[]));
         let key = |user: &str| UserKey { app: APP.0, user: user.into() };
         let online = |user, is_online| vec![OnlineHere { key: key(user), is_online }];
-        users.sign_in(&watcher, &u1, None);
-        assert!(users.take_changed().is_empty(), "nobody is told");
-        users.share();
-        assert_eq!(users.page(None, 10), [key("u1")], "others are told of it as a whole");
+        bench.sign_in(&watcher, &u1, None);
+        assert!(bench.users.take_changed().is_empty(), "nobody is told");
+        bench.users.share();
+        assert_eq!(bench.users.page(None, 10), [key("u1")], "others are told of it as a whole");
         let (one, other) = (NodeId(7), NodeId(8));
         let note = |node, told: Vec<OnlineHere>| {
             let told = told.into_iter().map(KeyChange::from).collect();
-            users.change_elsewhere(|elsewhere| elsewhere.note(node, None, told));
+            bench.users.change_elsewhere(|elsewhere| elsewhere.note(node, None, told));
         };
         for node in [one, one, other] {
             note(node, online("u2", true));
         }
-        assert_eq!(told(&watcher), ["+ -u2,u3", "+u2 -"], "once");
-        users.sign_in(&here, &u2, None);
-        assert_eq!(users.take_changed(), online("u2", true));
-        assert_eq!(users.page(Some(&key("u1")), 10), [key("u2")]);
-        assert_eq!(users.page(None, 1), [key("u1")]);
+        assert_eq!(bench.told(&watcher).await, ["+ -u2,u3", "+u2 -"], "once");
+        bench.sign_in(&here, &u2, None);
+        assert_eq!(bench.users.take_changed(), online("u2", true));
+        assert_eq!(bench.users.page(Some(&key("u1")), 10), [key("u2")]);
+        assert_eq!(bench.users.page(None, 1), [key("u1")]);
         note(one, online("u2", false));
-        users.change_elsewhere(|elsewhere| elsewhere.retain(&[]));
-        assert!(told(&watcher).is_empty(), "it is online here");
-        users.sign_out(SessionId(2), &u2);
+        bench.users.change_elsewhere(|elsewhere| elsewhere.retain(&[]));
+        assert!(bench.told(&watcher).await.is_empty(), "it is online here");
+        bench.sign_out(&u2);
         assert_eq!(
-            (users.take_changed(), told(&watcher)),
+            (bench.users.take_changed(), bench.told(&watcher).await),
             (online("u2", false), vec!["+ -u2".into()])
         );
-        users.put_back(online("u2", true));
-        assert_eq!(users.take_changed(), online("u2", false), "as it is now");
+        bench.users.put_back(online("u2", true));
+        assert_eq!(bench.users.take_changed(), online("u2", false), "as it is now");
         note(one, online("u3", true));
-        users.change_elsewhere(|elsewhere| elsewhere.retain(&[]));
-        assert_eq!(told(&watcher), ["+u3 -", "+ -u3"], "its node is gone");
-        users.sign_out(SessionId(1), &u1);
-        assert!(users.all.lock().apps.is_empty());
+        bench.users.change_elsewhere(|elsewhere| elsewhere.retain(&[]));
+        assert_eq!(bench.told(&watcher).await, ["+u3 -", "+ -u3"], "its node is gone");
+        bench.sign_out(&u1);
+        assert!(bench.users.all.lock().apps.is_empty());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{
         store::{AppStore, MissingFile},
         testing, token,
     },
-    broker::{JsonObject, Payload, Topics, topics::TopicLimits},
+    broker::{JsonObject, Payload, Topics, topics::TopicLimits, users::ONLINE_INTERVAL},
     metrics::Metrics,
     session::{
         body::BodyBudget, bucket::PerSecond, path::without_empty_segments, public_id::PublicIds,
@@ -84,6 +84,7 @@ impl TestServices {
             presence_members_max: settings.limits.presence_members_max,
             idempotency_keys_max: settings.limits.idempotency_keys_max,
             presence_interval: settings.socket.presence_interval,
+            online_interval: ONLINE_INTERVAL,
             wait_max: settings.socket.topic_timeout,
             history: settings.history.clone(),
             last_events: (&settings.pusher).into(),

@@ -24,7 +24,6 @@ use crate::{
         JsonText, PublishError,
         outbox::Ending,
         subscriber::{Disconnect, Frame, Joined, SessionId, SubscribeError},
-        users::OnlineChange,
     },
     metrics::labels::{ProtocolVersion, RefusalReason, SessionKind, Transport},
     session::{
@@ -324,10 +323,6 @@ impl session::Conversation for PusherConversation {
             // The app has switched the demand off and on again meanwhile.
             Some(_) => self.remind(now_s).into_iter().collect(),
         }
-    }
-
-    fn online(&mut self, change: &OnlineChange) -> Vec<Effect> {
-        vec![signing_in::watchlist_events(change)]
     }
 
     fn farewell(&mut self, ending: Ending) -> Farewell {

@@ -180,7 +180,8 @@ impl<C: HeldConversation> Driver<C> {
 
     fn sign_in(&mut self, signed_in: SignedIn) {
         let users = self.worker.topics.signed_in();
-        users.sign_in(&self.outbox, &signed_in, self.signed_in.as_deref());
+        let Membership { session, fanout } = &self.membership;
+        users.sign_in(fanout, *session, &signed_in, self.signed_in.as_deref());
         self.signed_in = Some(Box::new(signed_in));
     }
 
@@ -261,7 +262,7 @@ impl<C: HeldConversation> Drop for Driver<C> {
         self.outbox.close();
         self.subscriptions.iter().for_each(|joined| self.note_left(joined));
         if let Some(signed_in) = &self.signed_in {
-            self.worker.topics.signed_in().sign_out(self.membership.session, signed_in);
+            self.worker.topics.signed_in().sign_out(self.membership.fanout.worker, signed_in);
         }
         let metrics = &self.worker.metrics;
         metrics.sessions.of(self.conversation.kind()).dec();
@@ -376,7 +377,6 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Contex
         News::Interrupted(places) => {
             places.iter().flat_map(|place| driver.conversation.interrupted(place)).collect()
         }
-        News::Online(change) => driver.conversation.online(&change),
         News::Confirmed => return confirmed(carrier, ctx),
         News::Silent => return carrier.silent(ctx),
         News::End(ending) => return end(carrier, ending, ctx),

@@ -51,7 +51,7 @@ use crate::{
         JsonText, Publication, PublishError,
         outbox::Ending,
         subscriber::{Disconnect, Frame, Joined, Place, SessionId, SubscribeError, Subscription},
-        users::{OnlineChange, SignedIn},
+        users::SignedIn,
     },
     metrics::labels::SessionKind,
 };
@@ -240,11 +240,6 @@ pub trait Conversation: 'static {
 
     /// Called when the time of an [`Effect::Remind`] is over.
     fn reminded(&mut self, _now_s: f64) -> Vec<Effect> {
-        Vec::new()
-    }
-
-    /// Called when users that the session watches have come online or gone offline.
-    fn online(&mut self, _change: &OnlineChange) -> Vec<Effect> {
         Vec::new()
     }
 

@@ -43,6 +43,7 @@ use crate::{
         },
         testing::{HISTORY_OFF, LAST_EVENTS},
         topics::TopicLimits,
+        users::ONLINE_INTERVAL,
     },
     engine::Engine,
     metrics::{
@@ -132,6 +133,7 @@ impl Bench {
             presence_members_max: 4,
             idempotency_keys_max: 4,
             presence_interval: Duration::from_millis(5),
+            online_interval: ONLINE_INTERVAL,
             wait_max,
             history: HISTORY_OFF,
             last_events: LAST_EVENTS,

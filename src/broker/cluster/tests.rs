@@ -30,13 +30,13 @@ use super::super::{
     presence::{Meta, Persona},
     publication::{Payload, Publication},
     recovery::{Incomplete, Since, Wanted},
-    subscriber::{Disconnect, Format, Place, ScopeKey, SubscribeError, Subscription},
+    subscriber::{Disconnect, Format, Frame, Place, ScopeKey, SubscribeError, Subscription},
     testing::{
         Broker, COUNTING, DEADLINE, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall, apps, channel, key,
         publication, shown, until, until_up, whole,
     },
     topics::{OnceError, PublishError, Published, TopicLimits, Unanswered},
-    users::SignedIn,
+    users::{OnlineChange, SignedIn},
 };
 use super::record;
 use crate::{
@@ -310,8 +310,9 @@ async fn subscribers_that_cannot_be_sent_bytes_are_counted_where_they_were_publi
 /// Signs a session in as a user that watches others.
 fn sign_in(broker: &Broker, probe: &Probe, user: &str, watched: &[&str]) {
     let watched = watched.iter().map(|user| (*user).into()).collect();
-    let signed_in = SignedIn { app: AppId(1), user: user.into(), watched };
-    broker.topics.signed_in().sign_in(&probe.outbox, &signed_in, None);
+    let encode = |change: &OnlineChange| Frame::Text(format!("{change:?}").into());
+    let signed_in = SignedIn { app: AppId(1), user: user.into(), watched, encode };
+    broker.topics.signed_in().sign_in(&broker.thread, probe.session, &signed_in, None);
 }
 
 #[actix_web::test]

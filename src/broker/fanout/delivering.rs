@@ -134,7 +134,7 @@ impl Fanout {
 
     /// Notes the frames that this many members were handed, and that this many publications were begun with
     /// them. The sessions that were idle wait to be served.
-    fn note_delivered(
+    pub(super) fn note_delivered(
         &mut self,
         app: AppId,
         publications: usize,

@@ -148,6 +148,22 @@ impl Handler<TellCount> for Fanout {
     }
 }
 
+impl Handler<Watch> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, watch: Watch, ctx: &mut Self::Context) {
+        self.in_order(watch.app, ctx, |fanout, ctx| fanout.watch(watch, ctx));
+    }
+}
+
+impl Handler<TellOnline> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, tell: TellOnline, ctx: &mut Self::Context) {
+        self.hand_out(Task::TellOnline(tell), ctx);
+    }
+}
+
 impl Handler<AppChanged> for Fanout {
     type Result = ();
 

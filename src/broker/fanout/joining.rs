@@ -167,6 +167,7 @@ impl Fanout {
 
     pub(super) fn leave(&mut self, session: SessionId) {
         self.joining.borrow_mut().remove(&session);
+        self.watchlists.forget(session);
         let Some(present) = self.sessions.swap_remove(&session) else { return };
         self.topics.backlog().leave();
         if let Some(app) = present.about.app() {

@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Instant};
 use actix::prelude::*;
 use bytestring::ByteString;
 
+use crate::app::AppId;
+
 use super::super::{
     announcement::Announcement,
     connections::About,
@@ -15,6 +17,7 @@ use super::super::{
     stream::Beginning,
     subscriber::{Place, ScopeKey, SessionId, SubscribeError, Subscription, SubscriptionId},
     topic_name::ChannelName,
+    users::{EncodeOnline, WatchedUsers},
 };
 
 /// A session has begun. If this fan-out has ended and never handles the message, the session is
@@ -154,6 +157,28 @@ pub(in crate::broker) struct TellCount {
     pub(in crate::broker) key: ScopeKey,
     pub(in crate::broker) channel: ChannelName,
     pub(in crate::broker) count: usize,
+}
+
+/// A session watches users from now on, instead of those that it watched before.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct Watch {
+    pub(in crate::broker) session: SessionId,
+    pub(in crate::broker) app: AppId,
+    pub(in crate::broker) watched: WatchedUsers,
+    /// For each of these users, whether it is online.
+    pub(in crate::broker) are_online: Vec<bool>,
+    pub(in crate::broker) encode: EncodeOnline,
+}
+
+/// A user has come online or gone offline: tell the sessions that watch it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct TellOnline {
+    pub(in crate::broker) app: AppId,
+    pub(in crate::broker) user: Arc<str>,
+    /// Whether the user is online now; `None` if that is known already.
+    pub(in crate::broker) change: Option<bool>,
 }
 
 /// A panic has ended the tracker of a scope: end the sessions that it tracked.

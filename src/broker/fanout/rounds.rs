@@ -67,6 +67,8 @@ pub(super) enum Task {
     Announce(Arc<Announcement>),
     /// Sending the number of a channel's subscribers.
     TellCount(TellCount),
+    /// Telling the watchers of a user whether it is online.
+    TellOnline(TellOnline),
     /// Any other work that a message requests.
     Other(AppId, Box<Act>),
 }
@@ -80,6 +82,7 @@ impl Task {
             Self::HandOut(course) => course.app(),
             Self::Announce(announcement) => announcement.key.app,
             Self::TellCount(tell) => tell.key.app,
+            Self::TellOnline(tell) => tell.app,
             Self::Other(app, _) => *app,
         }
     }
@@ -143,6 +146,7 @@ impl Fanout {
             }
             Task::Announce(announcement) => self.announce(&announcement),
             Task::TellCount(tell) => self.tell_count(&tell),
+            Task::TellOnline(tell) => self.tell_online(tell, ctx),
             Task::Other(app, act) => self.act(app, ctx, act),
         }
         self.relieve();

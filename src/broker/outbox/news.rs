@@ -7,7 +7,6 @@ use crate::{
     broker::{
         disconnection::Disconnection,
         subscriber::{Cached, Frame, Joined, Place, SubscribeError, SubscriptionId},
-        users::OnlineChange,
     },
 };
 
@@ -23,8 +22,6 @@ pub enum News {
     /// Publications to these places may be missing, or the session is no longer tracked there: their joins end,
     /// so that their clients join again and learn of it.
     Interrupted(Vec<Arc<Place>>),
-    /// Users that the session watches have come online or gone offline.
-    Online(Arc<OnlineChange>),
     /// The publications of a [`Confirm`](super::super::fanout::Confirm) are ahead in the outbox.
     Confirmed,
     /// The client has sent nothing for the idle timeout. The conversation decides whether the session

@@ -23,7 +23,7 @@ use crate::{
         registry::{AppRegistry, Times},
         store::{AppStore, MissingFile},
     },
-    broker::{Topics, topics::TopicLimits},
+    broker::{Topics, topics::TopicLimits, users::ONLINE_INTERVAL},
     http::{
         admin::Throttle, console::session::LoginSessions, guard as middleware, pace::TokenPace,
     },
@@ -88,6 +88,7 @@ async fn start(env: &[(&str, &str)]) -> Api {
         presence_members_max: 1,
         idempotency_keys_max: 1,
         presence_interval: Duration::from_secs(1),
+        online_interval: ONLINE_INTERVAL,
         wait_max: Duration::from_secs(1),
         history: settings.history.clone(),
         last_events: (&settings.pusher).into(),

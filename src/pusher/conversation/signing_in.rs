@@ -13,6 +13,7 @@ use crate::{
     app::visitor::Visitor,
     broker::{
         JsonText,
+        subscriber::Frame,
         users::{OnlineChange, SignedIn},
     },
     session::Effect,
@@ -92,7 +93,12 @@ impl PusherConversation {
         match self.read_user(ask) {
             Ok((user, Watchlist { watched, is_too_long })) => {
                 self.is_authorized = true;
-                let signed_in = SignedIn { app: self.guest.app, user: (*user.id).into(), watched };
+                let signed_in = SignedIn {
+                    app: self.guest.app,
+                    user: (*user.id).into(),
+                    watched: watched.into(),
+                    encode: watchlist_events,
+                };
                 self.user = Some(Box::new(user));
                 let user_data = JsonText::of_text(&ask.user_data);
                 let data = format!(r#"{{"user_data":{}}}"#, user_data.as_str());
@@ -166,11 +172,11 @@ impl Watchlist {
 }
 
 /// The message that tells a client which of the users it watches went online or offline.
-pub(super) fn watchlist_events(OnlineChange { online, offline }: &OnlineChange) -> Effect {
+fn watchlist_events(OnlineChange { online, offline }: &OnlineChange) -> Frame {
     let of = |name, users: &[Box<str>]| {
         (!users.is_empty()).then(|| json!({ "name": name, "user_ids": users }))
     };
     let events: Vec<_> = of("online", online).into_iter().chain(of("offline", offline)).collect();
     let data = json!({ "events": events }).to_string();
-    Effect::Send(frame::event("pusher_internal:watchlist_events", None, &data))
+    frame::event("pusher_internal:watchlist_events", None, &data)
 }

@@ -118,6 +118,7 @@ fn topics() -> Topics {
         outboxes_bytes_max: 1,
         presence_members_max: 1,
         presence_interval: Duration::ZERO,
+        online_interval: Duration::ZERO,
         idempotency_keys_max: 1,
         wait_max: Duration::ZERO,
         history: HISTORY,

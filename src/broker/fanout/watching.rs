@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustc_hash::FxHashSet;
+
 use super::{
     super::users::{EncodeOnline, WatchedUsers},
     *,

@@ -160,7 +160,7 @@ pub enum Effect {
     /// Change the custom data of the session's member at this place.
     Update(Place, JsonText),
     /// Sign the session in as a user, or change the watched users of a session that is signed in.
-    /// [`Conversation::online`] is called with the watched users that are online.
+    /// The client is sent the watched users that are online, and later changes among them.
     SignIn(SignedIn),
     /// Call [`Conversation::reminded`] after this time.
     Remind(Duration),

@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn steady(options: &Options, target: &Target) -> io::Result<Report> {
     let plan = plan(options, 1_000, 128, Pace::PerSecond(50));
     let turns = Turns::take(options, target, plan)?;
-    Ok(turns.report(Scenario::FanoutSteady, Bound::RatioAtMost(1.25), Bound::None))
+    Ok(turns.report(Scenario::FanoutSteady, Bound::RatioAtMost(1.15), Bound::None))
 }
 
 /// The same, with eight events under way.

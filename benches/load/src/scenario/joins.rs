@@ -55,7 +55,7 @@ pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {
             "CPU per public join over a handshake, us",
             cpu(&public),
             cpu(&handshakes),
-            Bound::RatioAtMost(3.0),
+            Bound::RatioAtMost(2.9),
         ),
         Figure::new(
             "CPU per public join over a bare answer, us",

@@ -51,7 +51,7 @@ pub(super) fn many(options: &Options, target: &Target) -> io::Result<Report> {
         scenario: Scenario::TopicsMany.name(),
         base: "floor",
         figures: vec![
-            figure("CPU per delivery, us", &Measured::cpu_us, Bound::RatioAtMost(2.0)),
+            figure("CPU per delivery, us", &Measured::cpu_us, Bound::RatioAtMost(1.8)),
             figure("latency p99, ms", &Measured::p99_ms, Bound::None),
         ],
         remarks: all().filter_map(|measured| measured.remark.clone()).collect(),

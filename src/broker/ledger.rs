@@ -3,7 +3,10 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+    atomic::{
+        AtomicU64, AtomicUsize,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use crate::{
@@ -26,9 +29,22 @@ struct Shared {
     last_events: LastEvents,
     bytes: AtomicUsize,
     publications: AtomicUsize,
+    /// The number of interruptions of all streams.
+    interruptions: AtomicU64,
 }
 
 impl RetentionLedger {
+    /// The number of interruptions of all streams so far. They share it, because a scope may get another stream while
+    /// an interruption of the earlier one is on its way to a thread.
+    pub(super) fn interruptions(&self) -> u64 {
+        self.0.interruptions.load(SeqCst)
+    }
+
+    /// Counts an interruption, and returns their number.
+    pub(super) fn note_interruption(&self) -> u64 {
+        self.0.interruptions.fetch_add(1, SeqCst) + 1
+    }
+
     /// A ledger without accounts.
     pub(super) fn new(
         apps: AppDirectory,
@@ -41,6 +57,7 @@ impl RetentionLedger {
             last_events: LastEvents::new(last_events),
             bytes: AtomicUsize::new(0),
             publications: AtomicUsize::new(0),
+            interruptions: AtomicU64::new(0),
         }))
     }
 

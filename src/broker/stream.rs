@@ -55,14 +55,14 @@ pub(super) struct Exceeded {
 pub(super) struct Beginning {
     /// The position of the newest publication that the thread is not sent.
     pub(super) head: StreamPosition,
-    /// The number of interruptions before it. Of two points, the one with more is later, although its position may
-    /// be lower, because it may belong to another epoch.
+    /// The number of interruptions of all streams before it. Of two points of a scope, the one with more is later,
+    /// although its position may be lower, because it may belong to another epoch.
     pub(super) interruptions: u64,
 }
 
 struct State {
     history: History,
-    /// The number of interruptions so far.
+    /// The number of interruptions of all streams when this one was made or last interrupted.
     interruptions: u64,
     /// The time at which the stream was last published to, opened or closed, in Unix milliseconds.
     used_ms: u64,
@@ -84,8 +84,8 @@ impl Stream {
         account: Arc<Account>,
     ) -> Self {
         account.note(RetainedTotals::default(), RetainedTotals::by(&history));
-        let state =
-            State { history, interruptions: 0, used_ms, threads: Vec::new(), tracker: None };
+        let interruptions = account.ledger.interruptions();
+        let state = State { history, interruptions, used_ms, threads: Vec::new(), tracker: None };
         Self {
             key,
             backlog,
@@ -187,7 +187,7 @@ impl Stream {
         if let Some(tracker) = &state.tracker {
             tracker.do_send(OrderInterrupted);
         }
-        state.interruptions += 1;
+        state.interruptions = self.account.ledger.note_interruption();
         let begin = Beginning { head, interruptions: state.interruptions };
         state.hand_out(|| Interrupt { key: self.key.clone(), begin });
     }

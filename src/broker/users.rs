@@ -92,7 +92,7 @@ impl From<OnlineHere> for KeyChange<UserKey, ()> {
 
 #[derive(Default)]
 struct AllUsers {
-    /// In order, so that a page of them costs no more than what is on it.
+    /// In order, so that all pages together pass each user once, and nothing is sorted.
     apps: BTreeMap<AppId, BTreeMap<Box<str>, UserSessions>>,
     /// The users about whom the other nodes have yet to be told; `None` without a cluster.
     changed: Option<HashSet<UserKey>>,

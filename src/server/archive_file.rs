@@ -242,11 +242,18 @@ impl ArchiveFile {
     /// Renames a file that cannot be used, and puts a mark in its place. If another server is just starting with the
     /// file, that server goes on with the renamed file, which it has open, and puts a mark of its own in the place.
     fn put_aside(&self, why: FileError) -> FileError {
-        let (refused, why) = (with_suffix(&self.path, REFUSED), Box::new(why));
-        match fs::rename(&self.path, &refused).and_then(|()| self.mark()) {
-            Ok(()) => FileError::PutAside(why, refused.display().to_string()),
-            Err(_) => FileError::Stays(why),
+        // A file that is not an archive is not changed, whoever has locked it.
+        let preamble = File::open(&self.path).map(|mut file| archive::read_preamble(&mut file));
+        if let Ok(Err(ArchiveError::Foreign)) = preamble {
+            return ArchiveError::Foreign.into();
         }
+        let (refused, why) = (with_suffix(&self.path, REFUSED), Box::new(why));
+        if fs::rename(&self.path, &refused).is_err() {
+            return FileError::Stays(why);
+        }
+        // Without a mark no later start loads anything either; only the stop of this run saves nothing.
+        self.mark().ok();
+        FileError::PutAside(why, refused.display().to_string())
     }
 
     /// Empties a file that cannot be replaced because the disk is full or the folder is not writable. A mark of

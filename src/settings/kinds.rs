@@ -113,7 +113,7 @@ fn form(key: &str, text: &str) -> (bool, &'static str) {
         "engine.prefix" => (1..=64).contains(&text.len()) && text.chars().all(is_in_prefix),
         "engine.ca_file" | "engine.sentinel_master" => !text.contains(char::is_control),
         "pusher.path_prefix" => pusher::is_prefix(text),
-        "log.filter" => env_filter::Builder::new().try_parse(text).is_ok(),
+        "log.filter" => is_log_filter(text),
         _ => true,
     };
     let right = match key {
@@ -135,6 +135,19 @@ fn form(key: &str, text: &str) -> (bool, &'static str) {
         _ => "a text",
     };
     (is_formed, right)
+}
+
+/// Returns whether a text is a filter of env_logger. A word alone must be a level, `herald` or a path of modules:
+/// otherwise a mistyped level would count as the name of a module, and silence all others.
+fn is_log_filter(text: &str) -> bool {
+    let is_clear = |word: &str| {
+        let is_level = word.parse::<log::LevelFilter>().is_ok();
+        word.is_empty() || is_level || word == "herald" || word.contains(['=', ':'])
+    };
+    // The pattern after the slash selects lines by their text.
+    let levels = text.split('/').next().unwrap_or_default();
+    levels.split(',').map(str::trim).all(is_clear)
+        && env_filter::Builder::new().try_parse(text).is_ok()
 }
 
 /// A setting that was read: the value for serde, and the value for people.

@@ -90,8 +90,13 @@ fn a_mistyped_rust_log_stops_every_command_as_log_filter_does() {
     let expected =
         format!("herald: log.filter (from HERALD__LOG__FILTER): {right}, not \"herald=inof\"");
     assert_eq!(place.run(&["check-config"]).failed(1), expected);
+    for wrong in ["inof", "inf,herald=debug", "warning"] {
+        let run = Place::new().with("RUST_LOG", wrong).run(&["check-config"]);
+        let failed = run.failed(1);
+        assert!(failed.ends_with(&format!("not \"{wrong}\"")), "{failed}");
+    }
     // An empty variable counts as unset.
-    for right in ["", "info", "warn,herald=debug", "off"] {
+    for right in ["", "info", "warn,herald=debug", "off", "herald", "INFO/slow"] {
         Place::new().with("RUST_LOG", right).run(&["check-config"]).succeeded();
     }
 }

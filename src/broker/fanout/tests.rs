@@ -93,6 +93,28 @@ async fn an_interruption_from_before_a_scope_was_opened_again_changes_nothing() 
 }
 
 #[actix_web::test]
+async fn an_interruption_of_an_earlier_stream_of_the_scope_is_not_taken_for_one_of_the_present_stream()
+ {
+    // An app that retains nothing has a stream only while somebody listens.
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let gone = broker.session(1).await;
+    broker.join(&gone, whole(&scope)).await.expect("a place");
+    let head = broker.head(&scope).expect("a stream");
+    broker.topics.directory().with(&scope, |stream| stream.interrupt(head, 1));
+    broker.leave(&gone, whole(&scope)).await;
+    assert_eq!(broker.head(&scope), None, "the stream is gone");
+    let mut probe = broker.session(2).await;
+    broker.join(&probe, whole(&scope)).await.expect("a place");
+    let begin = Beginning { head, interruptions: 1 };
+    broker.fanout.do_send(Interrupt { key: scope.clone(), begin });
+    broker.publish(&scope, "room", "msg").await;
+    assert_eq!(probe.next().await, "* room:msg", "its join goes on");
+    let head = broker.head(&scope).expect("a stream");
+    broker.topics.directory().with(&scope, |stream| stream.interrupt(head, 2));
+    assert!(probe.next().await.starts_with("interrupted"), "the next one counts");
+}
+
+#[actix_web::test]
 async fn members_that_name_a_place_differently_hear_it_by_the_names_they_joined() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let mut probes = Vec::new();

@@ -12,11 +12,18 @@ use super::{
     *,
 };
 
+/// The interval at which a fan-out looks for users whose watchers are to be told of their state.
+const DUE_INTERVAL: Duration = Duration::from_millis(10);
+
 /// The users that sessions of this thread watch.
 #[derive(Default)]
 pub(super) struct Watchlists {
     apps: FxHashMap<AppId, HashMap<Box<str>, WatchedUser>>,
     of_sessions: FxHashMap<SessionId, (AppId, WatchedUsers)>,
+    /// The users whose watchers will be told of their state, each with the time for it.
+    due: BTreeSet<(Instant, AppId, Arc<str>)>,
+    /// Whether `tell_due` is scheduled.
+    is_due_awaited: bool,
 }
 
 /// A user that sessions of this thread watch.
@@ -25,7 +32,7 @@ struct WatchedUser {
     /// The encoding for the watchers. They share it, because only one protocol has watchlists.
     encode: EncodeOnline,
     is_online: bool,
-    /// What the watchers have been told.
+    /// The state that the watchers have been told.
     told: bool,
     /// The time at which the watchers were told of the last change.
     told_at: Option<Instant>,
@@ -112,7 +119,8 @@ impl Fanout {
         let now = Instant::now();
         if let Some(wait) = of.wait(self.topics.limits().online_interval, now) {
             of.is_due = true;
-            ctx.run_later(wait, move |fanout, ctx| fanout.tell_online_at_last(app, user, ctx));
+            self.watchlists.due.insert((now + wait, app, user));
+            self.await_due(ctx);
             return;
         }
         (of.told, of.told_at) = (of.is_online, Some(now));
@@ -129,12 +137,29 @@ impl Fanout {
         self.note_delivered(app, 1, watchers.len(), added);
     }
 
-    /// Tells the watchers of a user of its state, because the interval after their last change is over.
-    fn tell_online_at_last(&mut self, app: AppId, user: Arc<str>, ctx: &mut Context<Self>) {
-        if let Some(of) = self.watchlists.user(app, &user) {
-            of.is_due = false;
+    /// Schedules `tell_due` if users are due. One timer serves all of them, because actix polls each timer of an
+    /// actor whenever it polls the actor.
+    fn await_due(&mut self, ctx: &mut Context<Self>) {
+        let Watchlists { due, is_due_awaited, .. } = &mut self.watchlists;
+        if !due.is_empty() && !mem::replace(is_due_awaited, true) {
+            ctx.run_later(DUE_INTERVAL, Self::tell_due);
         }
-        self.hand_out(Task::TellOnline(TellOnline { app, user, change: None }), ctx);
+    }
+
+    /// Has the watchers of users told of their state, if the interval after their last change is over.
+    fn tell_due(&mut self, ctx: &mut Context<Self>) {
+        self.watchlists.is_due_awaited = false;
+        let now = Instant::now();
+        while self.watchlists.due.first().is_some_and(|(at, ..)| *at <= now) {
+            let Some((_, app, user)) = self.watchlists.due.pop_first() else { break };
+            if let Some(of) = self.watchlists.user(app, &user) {
+                of.is_due = false;
+            }
+            // They wait for their turn, because the first ones may end the round.
+            self.turns.push(app, Task::TellOnline(TellOnline { app, user, change: None }));
+        }
+        self.go_on(ctx);
+        self.await_due(ctx);
     }
 
     /// Sends some sessions a change of users that they watch. It is encoded once for all of them.

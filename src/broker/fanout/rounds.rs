@@ -18,6 +18,10 @@ pub(super) const FRAMES_PER_TURN: usize = 128;
 /// 100 channels that a session may join by default.
 const RENEWED_SHARE: usize = 8;
 
+/// The most frames for each session that the fan-out writes itself. Longer writes are left to the sessions, between
+/// which other tasks of the thread run.
+const WRITTEN_FRAMES_MAX: usize = 16;
+
 /// The number of deliveries after which a fan-out lets the other tasks of the thread run: about 100 µs. A round
 /// may exceed it, because the delivery of a frame to one group is never divided.
 const DELIVERIES_PER_ROUND: usize = 1_024;
@@ -248,8 +252,9 @@ impl Fanout {
             (*is_all || !turns.has(app)).then(|| frames.div_ceil((*sessions).max(1)))
         };
         let may_write = !self.batches.is_any_waiting();
-        self.serving.serve_some(per_session, |outbox| {
-            if !(may_write && self.writers.write_waiting(outbox)) {
+        self.serving.serve_some(per_session, |outbox, frames| {
+            let is_short = frames <= WRITTEN_FRAMES_MAX;
+            if !(may_write && is_short && self.writers.write_waiting(outbox)) {
                 outbox.wake_for_frames();
             }
         });

@@ -85,11 +85,12 @@ impl Serving {
     }
 
     /// Calls `serve` for as many sessions as fit into this round; their apps take turns. `frames` returns the number
-    /// of frames that wait for each session of an app, or `None` if the app's sessions must wait longer.
+    /// of frames that wait for each session of an app, which `serve` is passed, or `None` if the app's sessions must
+    /// wait longer.
     pub(super) fn serve_some(
         &mut self,
         frames: impl Fn(AppId) -> Option<usize>,
-        serve: impl Fn(&Outbox),
+        serve: impl Fn(&Outbox, usize),
     ) {
         let mut passed_over = 0;
         while self.spent < COST_PER_ROUND && passed_over < self.waiting.len() {
@@ -105,7 +106,7 @@ impl Serving {
             // If no other app waits, this app has all turns, and `frames` is called once for them.
             let turns = if is_alone { (COST_PER_ROUND - self.spent).div_ceil(cost) } else { 1 };
             let sessions = turns.min(outboxes.len());
-            outboxes.drain(..sessions).for_each(|outbox| serve(&outbox));
+            outboxes.drain(..sessions).for_each(|outbox| serve(&outbox, frames));
             self.spent += sessions * cost;
             if outboxes.is_empty() {
                 self.waiting.swap_remove_index(self.turn);
@@ -135,7 +136,7 @@ mod tests {
     /// Serves sessions in a round, and returns their apps.
     fn served(serving: &mut Serving, frames: impl Fn(AppId) -> Option<usize>) -> Vec<AppId> {
         let served = RefCell::new(Vec::new());
-        serving.serve_some(frames, |outbox| {
+        serving.serve_some(frames, |outbox, _| {
             served.borrow_mut().push(AppId(outbox.session().0 as _));
         });
         served.take()
